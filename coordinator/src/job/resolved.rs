@@ -1,0 +1,97 @@
+//! A job with every default filled in and every path absolute: what the rest of the program works from.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A field of a delimited text file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Field {
+    /// By its name in the header.
+    Name(String),
+    /// By its place, from 1.
+    Number(usize),
+}
+
+/// What to do with two entries of the same row and column.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Duplicates {
+    Error,
+    Sum,
+    Mean,
+    /// The one that stands last in the file.
+    Last,
+}
+
+/// Type of the numbers that kernels work with and factors are written in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    F32,
+    F64,
+}
+
+/// `[matrix]`: delimited text of (row, column, value) triples.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct MatrixSpec {
+    pub path: PathBuf,
+    pub rows: Field,
+    pub columns: Field,
+    /// `None`: every line counts 1.
+    pub values: Option<Field>,
+    pub duplicates: Duplicates,
+}
+
+/// `[factor]`: the randomized SVD of Halko, Martinsson and Tropp (2011), algorithms 4.4 and 5.1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FactorSpec {
+    /// Wanted triplets, k.
+    pub rank: u32,
+    /// Extra columns of the sketch, p; its width is l = k + p.
+    pub oversample: u32,
+    /// Applications of A^T A between sketch and range, q.
+    pub power_iterations: u32,
+    pub precision: Precision,
+    pub seed: u64,
+}
+
+/// `[resources]`: decide where and when, never what is computed.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Resources {
+    /// Budget of this process in bytes.
+    pub memory: u64,
+    pub cores: usize,
+    /// Where encoded blocks are kept.
+    pub cache: PathBuf,
+    /// Bound of the cache in bytes.
+    pub cache_max: u64,
+}
+
+/// `[report]`: what to show of the result besides its numbers.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+pub struct ReportSpec {
+    /// A delimited file that gives columns readable names.
+    pub names: Option<NamesSpec>,
+    /// Columns (names or labels) whose nearest neighbours are shown.
+    pub nearest: Vec<String>,
+}
+
+/// Readable names for column labels.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct NamesSpec {
+    pub path: PathBuf,
+    pub label: Field,
+    pub name: Field,
+}
+
+/// The whole job.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Job {
+    pub matrix: MatrixSpec,
+    pub factor: FactorSpec,
+    /// Where factors go.
+    pub directory: PathBuf,
+    pub resources: Resources,
+    pub report: ReportSpec,
+}

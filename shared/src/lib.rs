@@ -1,0 +1,14 @@
+//! The vocabulary and the mathematics of `svdjob` and `svdnode`.
+//!
+//! Two floors: [`farm`] knows nodes, tasks, blocks of bytes; [`matrix`], [`linalg`] and [`svd`] know matrices and which
+//! tasks make a singular value decomposition of them. They meet in [`farm::work::Work`]. Nothing here opens a file or a
+//! socket.
+
+#[cfg(target_endian = "big")]
+compile_error!(
+    "blocks are little-endian in memory as on disk; big-endian machines are not supported"
+);
+
+pub mod farm;
+pub mod matrix;
+pub mod platform;

@@ -1,0 +1,65 @@
+//! What is known of a whole matrix before any product with it.
+
+use serde::{Deserialize, Serialize};
+
+use super::encode::Encoding;
+use crate::farm::ids::ContentHash;
+
+/// A block is closed when it has this many entries ...
+pub const BLOCK_NNZ: u64 = 1 << 20;
+/// ... or this many rows, whichever comes first. A single longer row is a block of its own.
+pub const BLOCK_ROWS: u32 = 16_384;
+
+/// One row block, as the plan knows it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct BlockFacts {
+    pub hash: ContentHash,
+    pub first_row: u64,
+    pub rows: u32,
+    pub nnz: u64,
+    pub bytes: u64,
+}
+
+/// A sparse matrix cut into row blocks. All of it follows from the matrix alone.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MatrixFacts {
+    pub rows: u64,
+    pub columns: u64,
+    pub nnz: u64,
+    pub blocks: Vec<BlockFacts>,
+    pub encoding: Encoding,
+    /// Largest absolute value.
+    pub max_abs: f64,
+    /// Sum of squares of each column, added in the order of rows: columns numbers.
+    pub column_squares: Vec<f64>,
+}
+
+impl MatrixFacts {
+    /// Squared Frobenius norm.
+    pub fn frobenius_squared(&self) -> f64 {
+        self.column_squares.iter().sum()
+    }
+}
+
+/// Decides where blocks end: feed it the rows in order.
+///
+/// A function of the rows' lengths alone, so the same matrix is cut the same way on any machine.
+#[derive(Default, Debug)]
+pub struct Cutter {
+    rows: u32,
+    nnz: u64,
+}
+
+impl Cutter {
+    /// Whether the block open so far is to be closed before a row with `nnz` entries is added; the row is then counted to
+    /// the block it belongs to.
+    pub fn cuts_before(&mut self, nnz: u64) -> bool {
+        let cut = self.rows > 0 && (self.rows == BLOCK_ROWS || self.nnz + nnz > BLOCK_NNZ);
+        if cut {
+            *self = Self::default();
+        }
+        self.rows += 1;
+        self.nnz += nnz;
+        cut
+    }
+}
