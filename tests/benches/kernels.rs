@@ -35,9 +35,14 @@ fn main() {
         }
     }
     let wanted = |name: &str| sections.is_empty() || sections.iter().any(|s| s == name);
-    println!("instruction set {}, tiles of {TILE_ROWS} rows", isa().name());
+    println!(
+        "instruction set {}, tiles of {TILE_ROWS} rows",
+        isa().name()
+    );
 
-    let any = ["ml25m", "values", "portable", "roof"].into_iter().any(wanted);
+    let any = ["ml25m", "values", "portable", "roof"]
+        .into_iter()
+        .any(wanted);
     let ratings = any.then(|| Ratings::generate(scaled(162_541, scale), 59_047, 154.0, 1));
     if let Some(ratings) = &ratings {
         let blocks = ratings.blocks(&ratings.coded());
@@ -103,7 +108,10 @@ fn values(ratings: &Ratings, coded: &[RowBlock], width: Option<usize>) {
     for (name, encoding) in [("f32", Encoding::F32), ("f64", Encoding::F64)] {
         let blocks = ratings.blocks(&encoding);
         let ns = gram::<f32>(isa(), &blocks, 128, width, 2);
-        println!("gram f32 l=128, values {name}: {:.2}x the time of coded ones (must 1.4)", ns / base);
+        println!(
+            "gram f32 l=128, values {name}: {:.2}x the time of coded ones (must 1.4)",
+            ns / base
+        );
     }
 }
 
@@ -228,7 +236,11 @@ fn best(times: usize, mut work: impl FnMut()) -> f64 {
             let (start, busy) = (Instant::now(), thread_seconds());
             work();
             let busy = thread_seconds() - busy;
-            if busy > 0.0 { busy } else { start.elapsed().as_secs_f64() }
+            if busy > 0.0 {
+                busy
+            } else {
+                start.elapsed().as_secs_f64()
+            }
         })
         .fold(f64::INFINITY, f64::min)
 }
@@ -241,7 +253,13 @@ fn panels<T: Real>(l: usize, width: Option<usize>) -> Vec<usize> {
 }
 
 /// Wall ns an entry of the fused product; each thread takes whole panels and sweeps all blocks for each.
-fn gram<T: Real>(isa: Isa, blocks: &[RowBlock], l: usize, width: Option<usize>, threads: usize) -> f64 {
+fn gram<T: Real>(
+    isa: Isa,
+    blocks: &[RowBlock],
+    l: usize,
+    width: Option<usize>,
+    threads: usize,
+) -> f64 {
     let shifts = vec![20i16; blocks[0].columns()];
     sweep::<T>(blocks, l, width, threads, |block, x, w, z| {
         gram_fold_on(isa, block, 1.0, x, w, &shifts, 0, z);
@@ -259,7 +277,14 @@ fn halves<T: Real>(blocks: &[RowBlock], l: usize, width: Option<usize>) -> (f64,
         }
         Y.with_borrow_mut(|y| {
             let y = y.get_or_insert_with(|| BytesMut::zeroed_for::<f64>(rows * l).unwrap());
-            multiply_on(isa(), block, 1.0, x, w, &mut y.as_mut::<T>()[..block.rows() * w]);
+            multiply_on(
+                isa(),
+                block,
+                1.0,
+                x,
+                w,
+                &mut y.as_mut::<T>()[..block.rows() * w],
+            );
         });
     });
     let transpose = sweep::<T>(blocks, l, width, 2, |block, _, w, z| {

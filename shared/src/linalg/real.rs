@@ -2,7 +2,14 @@
 
 /// `f32` or `f64`.
 pub trait Real:
-    bytemuck::Pod + PartialOrd + Send + Sync + std::fmt::Debug + super::simd::Vectors + 'static
+    bytemuck::Pod
+    + PartialOrd
+    + Send
+    + Sync
+    + std::fmt::Debug
+    + faer::traits::RealField
+    + super::simd::Vectors
+    + 'static
 {
     /// Columns of a panel come in groups of this many: 32 bytes.
     const LANE: usize;

@@ -160,7 +160,8 @@ mod tests {
         let columns = 50;
         let mut out = vec![0f64; n as usize * columns];
         SKETCH.fill(1 << 40..(1 << 40) + n, 0, columns, 1.0, &mut out);
-        let mean = |f: &dyn Fn(f64) -> f64| out.iter().map(|&x| f(x)).sum::<f64>() / out.len() as f64;
+        let mean =
+            |f: &dyn Fn(f64) -> f64| out.iter().map(|&x| f(x)).sum::<f64>() / out.len() as f64;
         // Five standard deviations of each mean of 10^7 numbers.
         assert!(mean(&|x| x).abs() < 5.0 * 1.8e-4);
         assert!((mean(&|x| x * x) - 1.0 / 3.0).abs() < 5.0 * 0.95e-4);

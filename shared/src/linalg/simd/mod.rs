@@ -59,7 +59,10 @@ pub fn isa() -> Isa {
             let isa = Isa::ALL.into_iter().find(|isa| isa.name() == name);
             let isa =
                 isa.unwrap_or_else(|| panic!("SVD_ISA is {name:?}, not portable, avx2 or avx512"));
-            assert!(isa.available(), "SVD_ISA is {name}, which this machine lacks");
+            assert!(
+                isa.available(),
+                "SVD_ISA is {name}, which this machine lacks"
+            );
             isa
         }
         Err(_) => Isa::ALL

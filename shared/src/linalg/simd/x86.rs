@@ -93,29 +93,101 @@ macro_rules! folds {
 }
 
 folds!(
-    single_256, double_256, "avx2,fma", __m256d, _mm256_set1_pd, _mm256_fmadd_pd, _mm256_fmsub_pd,
-    _mm256_add_pd, _mm256_sub_pd, _mm256_castpd_si256, _mm256_set1_epi64x, _mm256_add_epi64,
-    _mm256_sub_epi64, _mm256_slli_epi64, _mm256_loadu_si256, _mm256_storeu_si256, __m256i
+    single_256,
+    double_256,
+    "avx2,fma",
+    __m256d,
+    _mm256_set1_pd,
+    _mm256_fmadd_pd,
+    _mm256_fmsub_pd,
+    _mm256_add_pd,
+    _mm256_sub_pd,
+    _mm256_castpd_si256,
+    _mm256_set1_epi64x,
+    _mm256_add_epi64,
+    _mm256_sub_epi64,
+    _mm256_slli_epi64,
+    _mm256_loadu_si256,
+    _mm256_storeu_si256,
+    __m256i
 );
 folds!(
-    single_512, double_512, "avx512f", __m512d, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_fmsub_pd,
-    _mm512_add_pd, _mm512_sub_pd, _mm512_castpd_si512, _mm512_set1_epi64, _mm512_add_epi64,
-    _mm512_sub_epi64, _mm512_slli_epi64, _mm512_loadu_si512, _mm512_storeu_si512, __m512i
+    single_512,
+    double_512,
+    "avx512f",
+    __m512d,
+    _mm512_set1_pd,
+    _mm512_fmadd_pd,
+    _mm512_fmsub_pd,
+    _mm512_add_pd,
+    _mm512_sub_pd,
+    _mm512_castpd_si512,
+    _mm512_set1_epi64,
+    _mm512_add_epi64,
+    _mm512_sub_epi64,
+    _mm512_slli_epi64,
+    _mm512_loadu_si512,
+    _mm512_storeu_si512,
+    __m512i
 );
 
-register!(F32x8, f32, __m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps, |self, scale, z| {
-    single_256(_mm256_cvtps_pd(_mm256_castps256_ps128(self.0)), scale, z);
-    single_256(_mm256_cvtps_pd(_mm256_extractf128_ps::<1>(self.0)), scale, z.add(4));
-});
-register!(F64x4, f64, __m256d, 4, _mm256_set1_pd, _mm256_loadu_pd, _mm256_storeu_pd, _mm256_fmadd_pd, |self, scale, z| {
-    double_256(self.0, scale, z);
-});
-register!(F32x16, f32, __m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps, |self, scale, z| {
-    single_512(_mm512_cvtps_pd(_mm512_castps512_ps256(self.0)), scale, z);
-    // AVX-512F takes out 256 bits as doubles only.
-    let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(self.0));
-    single_512(_mm512_cvtps_pd(_mm256_castpd_ps(high)), scale, z.add(8));
-});
-register!(F64x8, f64, __m512d, 8, _mm512_set1_pd, _mm512_loadu_pd, _mm512_storeu_pd, _mm512_fmadd_pd, |self, scale, z| {
-    double_512(self.0, scale, z);
-});
+register!(
+    F32x8,
+    f32,
+    __m256,
+    8,
+    _mm256_set1_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_fmadd_ps,
+    |self, scale, z| {
+        single_256(_mm256_cvtps_pd(_mm256_castps256_ps128(self.0)), scale, z);
+        single_256(
+            _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(self.0)),
+            scale,
+            z.add(4),
+        );
+    }
+);
+register!(
+    F64x4,
+    f64,
+    __m256d,
+    4,
+    _mm256_set1_pd,
+    _mm256_loadu_pd,
+    _mm256_storeu_pd,
+    _mm256_fmadd_pd,
+    |self, scale, z| {
+        double_256(self.0, scale, z);
+    }
+);
+register!(
+    F32x16,
+    f32,
+    __m512,
+    16,
+    _mm512_set1_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_fmadd_ps,
+    |self, scale, z| {
+        single_512(_mm512_cvtps_pd(_mm512_castps512_ps256(self.0)), scale, z);
+        // AVX-512F takes out 256 bits as doubles only.
+        let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(self.0));
+        single_512(_mm512_cvtps_pd(_mm256_castpd_ps(high)), scale, z.add(8));
+    }
+);
+register!(
+    F64x8,
+    f64,
+    __m512d,
+    8,
+    _mm512_set1_pd,
+    _mm512_loadu_pd,
+    _mm512_storeu_pd,
+    _mm512_fmadd_pd,
+    |self, scale, z| {
+        double_512(self.0, scale, z);
+    }
+);
