@@ -1,4 +1,7 @@
 //! The job: from `factor.toml` to a plan, from the plan to a schedule, from the schedule to factors.
 
+pub mod factors;
 pub mod failure;
 pub mod job;
+pub mod memory;
+pub mod plan;

@@ -13,3 +13,4 @@ pub mod farm;
 pub mod linalg;
 pub mod matrix;
 pub mod platform;
+pub mod svd;

@@ -3,4 +3,5 @@
 pub mod bytes;
 pub mod graph;
 pub mod ids;
+pub mod sequential;
 pub mod work;
