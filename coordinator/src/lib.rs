@@ -2,3 +2,5 @@
 
 pub mod failure;
 pub mod job;
+pub mod output;
+pub mod report;
