@@ -2,6 +2,8 @@
 
 pub mod json;
 pub mod nearest;
+pub mod numbers;
 pub mod progress;
+pub mod screen;
 pub mod summary;
 pub mod terminal;
