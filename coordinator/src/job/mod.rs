@@ -6,6 +6,7 @@
 
 pub mod diagnostics;
 pub mod file;
+pub mod look;
 pub mod machine;
 pub mod overrides;
 pub mod resolve;
