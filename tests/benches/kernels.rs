@@ -12,7 +12,7 @@ use shared::{
         real::{Real, panel_widths},
         simd::{Isa, isa},
         sketch::Sketch,
-        sparse::{gram_fold_on, multiply_on, transpose_fold_on},
+        sparse::{Shifts, gram_fold_on, multiply_on, transpose_fold_on},
     },
     matrix::{
         block::{RowBlock, TILE_ROWS},
@@ -260,15 +260,21 @@ fn gram<T: Real>(
     width: Option<usize>,
     threads: usize,
 ) -> f64 {
-    let shifts = vec![20i16; blocks[0].columns()];
+    let shifts = Shifts {
+        of_columns: &vec![20i16; blocks[0].columns()],
+        extra: 0,
+    };
     sweep::<T>(blocks, l, width, threads, |block, x, w, z| {
-        gram_fold_on(isa, block, 1.0, x, w, &shifts, 0, z);
+        gram_fold_on(isa, block, 1.0, x, w, shifts, z);
     })
 }
 
 /// The same of the two products alone.
 fn halves<T: Real>(blocks: &[RowBlock], l: usize, width: Option<usize>) -> (f64, f64) {
-    let shifts = vec![20i16; blocks[0].columns()];
+    let shifts = Shifts {
+        of_columns: &vec![20i16; blocks[0].columns()],
+        extra: 0,
+    };
     let rows = blocks.iter().map(RowBlock::rows).max().unwrap();
     let y = vec![T::from_f64(0.5); rows * l];
     let multiply = sweep::<T>(blocks, l, width, 2, |block, x, w, _| {
@@ -288,7 +294,7 @@ fn halves<T: Real>(blocks: &[RowBlock], l: usize, width: Option<usize>) -> (f64,
         });
     });
     let transpose = sweep::<T>(blocks, l, width, 2, |block, _, w, z| {
-        transpose_fold_on(isa(), block, 1.0, &y[..block.rows() * w], w, &shifts, 0, z);
+        transpose_fold_on(isa(), block, 1.0, &y[..block.rows() * w], w, shifts, z);
     });
     (multiply, transpose)
 }

@@ -9,6 +9,7 @@ pub trait Real:
     + std::fmt::Debug
     + faer::traits::RealField
     + super::simd::Vectors
+    + super::sparse::Walks
     + 'static
 {
     /// Columns of a panel come in groups of this many: 32 bytes.

@@ -44,13 +44,21 @@ pub fn multiply_on<T: Real>(
     check_panel("y", y.len(), block.rows(), width);
     for tile in block.tiles() {
         let y = &mut y[tile.first_row * width..][..tile.rows * width];
-        rows_of_tile(isa, &tile, scale, x, width, y);
+        T::rows_of_tile(isa, &tile, scale, x, width, y);
     }
+}
+
+/// How sums of a column of A become integers of an accumulator: times 2^(shift of the column + extra).
+#[derive(Clone, Copy, Debug)]
+pub struct Shifts<'a> {
+    /// One a column of A.
+    pub of_columns: &'a [i16],
+    pub extra: i32,
 }
 
 /// Z += A^T (A X) for one panel, in one sweep of the block.
 ///
-/// Shapes: `x` and `z` are columns x width, row-major; `shifts` has one exponent a column of A.
+/// Shapes: `x` and `z` are columns x width, row-major.
 /// Method: tile by tile; Y of the tile stays in cache. An item's sum over a tile is rounded once and added to `z` as an
 /// integer: z += round(sum * 2^(shift + extra)), see [`fixed`](super::fixed).
 /// Cost: 4 * nnz * width operations; reads a row of X and one of Y an entry, and reads and writes a row of Z a run of
@@ -62,23 +70,20 @@ pub fn gram_fold<T: Real>(
     scale: f64,
     x: &[T],
     width: usize,
-    shifts: &[i16],
-    extra: i32,
+    shifts: Shifts<'_>,
     z: &mut [i64],
 ) {
-    gram_fold_on(isa(), block, scale, x, width, shifts, extra, z);
+    gram_fold_on(isa(), block, scale, x, width, shifts, z);
 }
 
 /// [`gram_fold`] with a given instruction set, which the machine must have.
-#[expect(clippy::too_many_arguments)]
 pub fn gram_fold_on<T: Real>(
     isa: Isa,
     block: &RowBlock,
     scale: f64,
     x: &[T],
     width: usize,
-    shifts: &[i16],
-    extra: i32,
+    shifts: Shifts<'_>,
     z: &mut [i64],
 ) {
     check_panel("x", x.len(), block.columns(), width);
@@ -91,45 +96,42 @@ pub fn gram_fold_on<T: Real>(
                 scratch.resize(lines, Line([0; 64]));
             }
             let y: &mut [T] = &mut bytemuck::cast_slice_mut(scratch)[..tile.rows * width];
-            rows_of_tile(isa, &tile, scale, x, width, y);
-            items_of_tile(isa, &tile, scale, y, width, shifts, extra, z);
+            T::rows_of_tile(isa, &tile, scale, x, width, y);
+            T::items_of_tile(isa, &tile, scale, y, width, shifts, z);
         }
     });
 }
 
 /// Z += A^T Y for one panel.
 ///
-/// Shapes: `y` is rows x width, `z` columns x width, row-major; `shifts` has one exponent a column of A.
+/// Shapes: `y` is rows x width, `z` columns x width, row-major.
 /// Method, cost, reproducibility, panics: the second half of [`gram_fold`].
 pub fn transpose_fold<T: Real>(
     block: &RowBlock,
     scale: f64,
     y: &[T],
     width: usize,
-    shifts: &[i16],
-    extra: i32,
+    shifts: Shifts<'_>,
     z: &mut [i64],
 ) {
-    transpose_fold_on(isa(), block, scale, y, width, shifts, extra, z);
+    transpose_fold_on(isa(), block, scale, y, width, shifts, z);
 }
 
 /// [`transpose_fold`] with a given instruction set, which the machine must have.
-#[expect(clippy::too_many_arguments)]
 pub fn transpose_fold_on<T: Real>(
     isa: Isa,
     block: &RowBlock,
     scale: f64,
     y: &[T],
     width: usize,
-    shifts: &[i16],
-    extra: i32,
+    shifts: Shifts<'_>,
     z: &mut [i64],
 ) {
     check_panel("y", y.len(), block.rows(), width);
     check_fold(block, width, shifts, z);
     for tile in block.tiles() {
         let y = &y[tile.first_row * width..][..tile.rows * width];
-        items_of_tile(isa, &tile, scale, y, width, shifts, extra, z);
+        T::items_of_tile(isa, &tile, scale, y, width, shifts, z);
     }
 }
 
@@ -137,9 +139,13 @@ fn check_panel(name: &str, len: usize, rows: usize, width: usize) {
     assert_eq!(len, rows * width, "{name} should be {rows} x {width}");
 }
 
-fn check_fold(block: &RowBlock, width: usize, shifts: &[i16], z: &[i64]) {
+fn check_fold(block: &RowBlock, width: usize, shifts: Shifts<'_>, z: &[i64]) {
     check_panel("z", z.len(), block.columns(), width);
-    assert_eq!(shifts.len(), block.columns(), "one shift a column");
+    assert_eq!(
+        shifts.of_columns.len(),
+        block.columns(),
+        "one shift a column"
+    );
 }
 
 /// Y of a tile, kept between calls so that its pages stay mapped. Every part that is read was written for the same tile.
@@ -154,54 +160,75 @@ fn with_scratch(run: impl FnOnce(&mut Vec<Line>)) {
     SCRATCH.with_borrow_mut(run);
 }
 
-fn rows_of_tile<T: Real>(
-    isa: Isa,
-    tile: &Tile<'_>,
-    scale: f64,
-    x: &[T],
-    width: usize,
-    y: &mut [T],
-) {
-    let walk = Walk {
-        isa,
-        starts: tile.row_start,
-        words: tile.by_row,
-        source: x,
-        width,
-    };
-    walk.values(tile.row_values, scale, Overwrite(y));
-}
+/// The two walks, compiled here once for each kind of number and not again wherever they are called.
+#[doc(hidden)]
+pub trait Walks: Sized {
+    fn rows_of_tile(
+        isa: Isa,
+        tile: &Tile<'_>,
+        scale: f64,
+        x: &[Self],
+        width: usize,
+        y: &mut [Self],
+    );
 
-#[expect(clippy::too_many_arguments)]
-fn items_of_tile<T: Real>(
-    isa: Isa,
-    tile: &Tile<'_>,
-    scale: f64,
-    y: &[T],
-    width: usize,
-    shifts: &[i16],
-    extra: i32,
-    z: &mut [i64],
-) {
-    let walk = Walk {
-        isa,
-        starts: tile.item_start,
-        words: tile.by_item,
-        source: y,
-        width,
-    };
-    let items = tile.items;
-    walk.values(
-        tile.item_values,
-        scale,
-        Fold {
-            items,
-            shifts,
-            extra,
-            z,
-        },
+    fn items_of_tile(
+        isa: Isa,
+        tile: &Tile<'_>,
+        scale: f64,
+        y: &[Self],
+        width: usize,
+        shifts: Shifts<'_>,
+        z: &mut [i64],
     );
 }
+
+macro_rules! walks {
+    ($number:ty) => {
+        impl Walks for $number {
+            fn rows_of_tile(
+                isa: Isa,
+                tile: &Tile<'_>,
+                scale: f64,
+                x: &[Self],
+                width: usize,
+                y: &mut [Self],
+            ) {
+                let walk = Walk {
+                    isa,
+                    starts: tile.row_start,
+                    words: tile.by_row,
+                    source: x,
+                    width,
+                };
+                walk.values(tile.row_values, scale, Overwrite(y));
+            }
+
+            fn items_of_tile(
+                isa: Isa,
+                tile: &Tile<'_>,
+                scale: f64,
+                y: &[Self],
+                width: usize,
+                shifts: Shifts<'_>,
+                z: &mut [i64],
+            ) {
+                let walk = Walk {
+                    isa,
+                    starts: tile.item_start,
+                    words: tile.by_item,
+                    source: y,
+                    width,
+                };
+                let items = tile.items;
+                walk.values(tile.item_values, scale, Fold { items, shifts, z });
+            }
+        }
+    };
+}
+
+walks!(f32);
+walks!(f64);
 
 /// An entry's integer in one of the two orders.
 trait Word: Copy {
@@ -305,8 +332,7 @@ impl<V: Vector> Sink<V> for Overwrite<'_, V::Number> {
 /// Added to row `items[list]` of the accumulator.
 struct Fold<'a> {
     items: &'a [u32],
-    shifts: &'a [i16],
-    extra: i32,
+    shifts: Shifts<'a>,
     z: &'a mut [i64],
 }
 
@@ -314,7 +340,7 @@ impl<V: Vector> Sink<V> for Fold<'_> {
     #[inline(always)]
     unsafe fn take<const N: usize>(&mut self, list: usize, sum: [V; N]) {
         let item = self.items[list] as usize;
-        let scale = power_of_two(i32::from(self.shifts[item]) + self.extra);
+        let scale = power_of_two(i32::from(self.shifts.of_columns[item]) + self.shifts.extra);
         let row = &mut self.z[item * N * V::LANES..][..N * V::LANES];
         for (n, register) in sum.into_iter().enumerate() {
             // SAFETY: the row has N registers' integers; the caller vouches for the instruction set.
@@ -482,3 +508,244 @@ impl<T: Real, S: Sink<T::Portable> + Sink<T::Avx2> + Sink<T::Avx512>> Sinks<T> f
 trait Sinks<T: Real>: Sink<T::Portable> {}
 #[cfg(not(target_arch = "x86_64"))]
 impl<T: Real, S: Sink<T::Portable>> Sinks<T> for S {}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use sprs::CsMat;
+
+    use super::*;
+    use crate::{
+        farm::bytes::Bytes,
+        linalg::{fixed::unfold, sketch::Sketch},
+        matrix::{
+            block::TILE_ROWS,
+            encode::{Encoding, encode},
+        },
+    };
+
+    /// Half-integers of at most 15 kinds, so that every encoding holds them exactly.
+    fn csr(rows: usize, columns: usize, percent: u64, seed: u64) -> CsMat<f64> {
+        let mut state = seed;
+        let mut random = move || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(99991);
+            state >> 33
+        };
+        let (mut start, mut of, mut values) = (vec![0], Vec::new(), Vec::new());
+        for row in 0..rows {
+            for column in 0..columns {
+                // Some rows and some columns stay empty.
+                if row % 7 != 3 && column % 5 != 2 && random() % 100 < percent {
+                    of.push(column);
+                    values.push((random() % 15) as f64 / 2.0 - 3.0);
+                }
+            }
+            start.push(of.len());
+        }
+        CsMat::new((rows, columns), start, of, values)
+    }
+
+    fn table() -> Vec<f64> {
+        (0..15).map(|v| f64::from(v) / 2.0 - 3.0).collect()
+    }
+
+    fn encodings() -> [Encoding; 3] {
+        [Encoding::Coded(table()), Encoding::F32, Encoding::F64]
+    }
+
+    fn block(matrix: &CsMat<f64>, encoding: &Encoding) -> RowBlock {
+        RowBlock::parse(encoded(matrix, encoding)).unwrap()
+    }
+
+    fn encoded(matrix: &CsMat<f64>, encoding: &Encoding) -> Bytes {
+        let indptr = matrix.proper_indptr();
+        let columns: Vec<u32> = matrix.indices().iter().map(|&c| c as u32).collect();
+        let bytes = encode(
+            encoding,
+            0,
+            matrix.cols() as u64,
+            &indptr,
+            &columns,
+            matrix.data(),
+        );
+        bytes.unwrap()
+    }
+
+    fn panel<T: Real>(rows: usize, width: usize, seed: u64) -> Vec<T> {
+        let sketch = Sketch {
+            seed,
+            stream: 1,
+            columns: width,
+        };
+        let mut out = vec![T::zeroed(); rows * width];
+        sketch.fill(0..rows as u64, 0, width, 1.0, &mut out);
+        out
+    }
+
+    fn dense<T: Real>(rows: usize, width: usize, panel: &[T]) -> ndarray::Array2<f64> {
+        let numbers = panel.iter().map(|x| x.to_f64()).collect();
+        ndarray::Array2::from_shape_vec((rows, width), numbers).unwrap()
+    }
+
+    struct Results<T> {
+        y: Vec<T>,
+        fused: Vec<i64>,
+        split: Vec<i64>,
+    }
+
+    fn compute<T: Real>(
+        isa: Isa,
+        block: &RowBlock,
+        scale: f64,
+        x: &[T],
+        width: usize,
+        of_columns: &[i16],
+    ) -> Results<T> {
+        let shifts = Shifts {
+            of_columns,
+            extra: 3,
+        };
+        // Whatever was in y goes; what was in z stays in the sum.
+        let mut y = vec![T::from_f64(f64::NAN); block.rows() * width];
+        multiply_on(isa, block, scale, x, width, &mut y);
+        let (mut fused, mut split) = (vec![7; x.len()], vec![7; x.len()]);
+        gram_fold_on(isa, block, scale, x, width, shifts, &mut fused);
+        transpose_fold_on(isa, block, scale, &y, width, shifts, &mut split);
+        Results { y, fused, split }
+    }
+
+    fn agrees<T: Real>(matrix: &CsMat<f64>, groups: usize, scale: f64, tolerance: f64) {
+        let (rows, columns) = matrix.shape();
+        let width = groups * T::LANE;
+        let x = panel::<T>(columns, width, 5);
+        let shifts: Vec<i16> = (0..columns).map(|c| 15 + (c % 4) as i16).collect();
+        let y = &matrix.map(|v| v * scale) * &dense(columns, width, &x);
+        let z = &matrix.transpose_view().map(|v| v * scale).to_csr() * &y;
+        let mut first: Option<Results<T>> = None;
+        for encoding in encodings() {
+            let block = block(matrix, &encoding);
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+                let found = compute(isa, &block, scale, &x, width, &shifts);
+                let bound = tolerance * (1.0 + columns as f64) * scale;
+                for (found, &wanted) in found.y.iter().zip(y.iter()) {
+                    assert!((found.to_f64() - wanted).abs() <= bound);
+                }
+                let mut read = vec![0.0; x.len()];
+                let added: Vec<i64> = found.fused.iter().map(|z| z - 7).collect();
+                unfold(&added, width, &shifts, 3, &mut read);
+                let tiles = rows.div_ceil(TILE_ROWS as usize) as f64;
+                let bound = bound * (1.0 + rows as f64) * scale + tiles * 2f64.powi(-18);
+                for (found, &wanted) in read.iter().zip(z.iter()) {
+                    assert!((found - wanted).abs() <= bound, "{found} is not {wanted}");
+                }
+                assert!(
+                    found.fused == found.split,
+                    "{isa:?}: fused and split differ"
+                );
+                if let Some(first) = &first {
+                    let same = bytemuck::cast_slice::<T, u8>(&first.y)
+                        == bytemuck::cast_slice::<T, u8>(&found.y);
+                    assert!(same, "{isa:?}, {encoding:?}: other bits in Y");
+                    assert!(first.fused == found.fused, "{isa:?}, {encoding:?}: other Z");
+                } else {
+                    first = Some(found);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn products_are_those_of_the_dense_oracle(
+            rows in 1usize..60,
+            columns in 1usize..60,
+            percent in 0u64..100,
+            seed in any::<u64>(),
+            groups in 1usize..=8,
+            exponent in -3i32..4,
+        ) {
+            let matrix = csr(rows, columns, percent, seed);
+            let scale = power_of_two(exponent);
+            agrees::<f32>(&matrix, groups, scale, 3e-6);
+            agrees::<f64>(&matrix, groups, scale, 3e-14);
+        }
+    }
+
+    #[test]
+    fn blocks_of_several_tiles_agree() {
+        let matrix = csr(2 * TILE_ROWS as usize + 77, 23, 12, 9);
+        for groups in [1, 2, 7, 8] {
+            agrees::<f32>(&matrix, groups, 0.5, 3e-6);
+            agrees::<f64>(&matrix, groups, 0.5, 3e-14);
+        }
+    }
+
+    #[test]
+    fn folds_do_not_depend_on_the_order_of_blocks() {
+        let (rows, columns, width) = (90, 31, 16);
+        let matrix = csr(rows, columns, 40, 3);
+        let x = panel::<f32>(columns, width, 8);
+        let shifts = Shifts {
+            of_columns: &vec![21i16; columns],
+            extra: 0,
+        };
+        let blocks: Vec<RowBlock> = (0..9)
+            .map(|b| {
+                block(
+                    &matrix.slice_outer(b * 10..b * 10 + 10).to_owned(),
+                    &Encoding::F32,
+                )
+            })
+            .collect();
+        let fold = |order: &[usize]| {
+            let mut z = vec![0; columns * width];
+            for &b in order {
+                gram_fold(&blocks[b], 1.0, &x, width, shifts, &mut z);
+            }
+            z
+        };
+        let first = fold(&[0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert!(first.iter().any(|&z| z != 0));
+        assert_eq!(first, fold(&[8, 3, 1, 0, 7, 5, 2, 6, 4]));
+        assert_eq!(first, fold(&[4, 8, 0, 2, 6, 1, 3, 5, 7]));
+    }
+
+    #[test]
+    fn values_far_from_one_are_brought_near_by_the_scale() {
+        let matrix = csr(40, 20, 50, 4);
+        let x = panel::<f32>(20, 8, 1);
+        for exponent in [-140, -66, 66, 120] {
+            let scale = power_of_two(-exponent);
+            let far = matrix.map(|v| v * power_of_two(exponent));
+            let mut near = vec![0f32; 40 * 8];
+            multiply(&block(&matrix, &Encoding::F64), 1.0, &x, 8, &mut near);
+            for encoding in [Encoding::F32, Encoding::F64] {
+                let mut y = vec![0f32; 40 * 8];
+                multiply(&block(&far, &encoding), scale, &x, 8, &mut y);
+                assert_eq!(y, near, "2^{exponent}, {encoding:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_with_wrong_columns_panics_and_nothing_worse() {
+        let matrix = csr(30, 20, 50, 6);
+        for encoding in encodings() {
+            let bytes = encoded(&matrix, &encoding);
+            let good = RowBlock::parse(bytes.clone()).unwrap();
+            let entries = good.tiles().next().unwrap().by_row.as_ptr() as usize;
+            let at = entries - bytes.as_slice().as_ptr() as usize;
+            let mut bytes = bytes.as_slice().to_vec();
+            bytes[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+            let bad = RowBlock::parse(Bytes::copy_from(&bytes).unwrap()).unwrap();
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+                let run = std::panic::catch_unwind(|| {
+                    let mut y = vec![0f32; 30 * 8];
+                    multiply_on(isa, &bad, 1.0, &panel::<f32>(20, 8, 1), 8, &mut y);
+                });
+                assert!(run.is_err(), "{isa:?}, {encoding:?}");
+            }
+        }
+    }
+}
