@@ -1,0 +1,334 @@
+//! How inputs come to an agent: read from the cache, sent by peers, or gathered from partial sums; and what it answers
+//! when peers ask.
+
+use shared::farm::{
+    contributions::Contributions,
+    ids::{AccumulatorId, AgentId, ContentHash, TaskId},
+    message::{Cause, FromAgent, InputError, Name, Try},
+    work::WorkError,
+};
+
+use super::{Action, Agent, Answer, Parcel, Piece, Source};
+use crate::store::State;
+
+/// A block on its way from peers.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    requests: Vec<u64>,
+    /// Frames or answers still awaited.
+    pending: usize,
+    pieces: Vec<(Piece, Contributions, u64)>,
+    gathering: bool,
+}
+
+/// What a fetched block was cut from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Origin {
+    Task(TaskId),
+    Sum(AccumulatorId),
+}
+
+impl<W: Clone> Agent<W> {
+    /// Sets a block on its way; its room is taken already.
+    pub(super) fn fetch(&mut self, name: Name, holders: &[AgentId]) {
+        match name {
+            Name::Input(hash) => {
+                self.loads.push_back(hash);
+                self.load();
+            }
+            Name::Result { task, .. } => {
+                self.fetched.entry(Origin::Task(task)).or_default().push(name);
+                let mut incoming = Incoming::default();
+                // Without holders nothing will come; the coordinator, who knows better, will recall the task.
+                if !holders.is_empty() {
+                    let holder = holders[self.me.0 as usize % holders.len()];
+                    self.ask(holder, name, &mut incoming);
+                }
+                self.incoming.insert(name, incoming);
+            }
+            Name::Chunk {
+                accumulator, part, ..
+            } => {
+                self.fetched
+                    .entry(Origin::Sum(accumulator))
+                    .or_default()
+                    .push(name);
+                let mut incoming = Incoming::default();
+                for &holder in holders {
+                    self.ask(holder, name, &mut incoming);
+                }
+                let bytes = 0;
+                match self.partials.seal(accumulator, part) {
+                    Some(copies) => incoming.pieces.extend(
+                        copies
+                            .into_iter()
+                            .map(|(copy, set)| (Piece::Copy(copy), set, bytes)),
+                    ),
+                    // A fold is still running on a sum said to be complete: this cannot be right; the sets will tell.
+                    None => tracing::warn!(?name, "asked for while it is being added to"),
+                }
+                self.incoming.insert(name, incoming);
+                self.gather(name);
+            }
+        }
+    }
+
+    fn ask(&mut self, peer: AgentId, name: Name, incoming: &mut Incoming) {
+        let request = self.next_request;
+        self.next_request += 1;
+        self.requests.insert(request, name);
+        incoming.requests.push(request);
+        incoming.pending += 1;
+        self.actions.push_back(Action::Ask {
+            peer,
+            request,
+            name,
+        });
+    }
+
+    pub(super) fn load(&mut self) {
+        while self.loading < self.config.loads_max
+            && let Some(hash) = self.loads.pop_front()
+        {
+            self.loading += 1;
+            self.actions.push_back(Action::Load(hash));
+        }
+    }
+
+    pub(super) fn loaded(&mut self, hash: ContentHash, outcome: Result<u64, InputError>) {
+        self.loading -= 1;
+        self.load();
+        let name = Name::Input(hash);
+        match outcome {
+            Ok(bytes) => {
+                self.loaded_bytes += bytes;
+                self.arrived(name, bytes);
+            }
+            Err(error) => {
+                let waiter = self.waiters.get(&name).and_then(|w| w.first()).copied();
+                match waiter.and_then(|t| self.queue.get(&t)) {
+                    Some(queued) => {
+                        let this = queued.this;
+                        self.tell(FromAgent::Failed {
+                            this,
+                            cause: Cause::Input(error),
+                        });
+                    }
+                    // Nobody wants it any more.
+                    None => self.store.not_coming(name),
+                }
+            }
+        }
+    }
+
+    /// Nobody waits for it any more, perhaps: then it need not come.
+    pub(super) fn cancel(&mut self, name: Name) {
+        match self.store.state(&name) {
+            State::Absent | State::Here => return,
+            State::Coming => {}
+        }
+        if self.store.pins(&name) > 0 {
+            return;
+        }
+        match name {
+            Name::Input(hash) => {
+                // What the IO threads have begun they finish.
+                if let Some(at) = self.loads.iter().position(|h| *h == hash) {
+                    self.loads.remove(at);
+                    self.store.not_coming(name);
+                }
+            }
+            Name::Result { .. } | Name::Chunk { .. } => {
+                if self.incoming.get(&name).is_some_and(|i| i.gathering) {
+                    return;
+                }
+                self.abandon(name);
+                self.store.not_coming(name);
+            }
+        }
+    }
+
+    fn abandon(&mut self, name: Name) {
+        let Some(incoming) = self.incoming.remove(&name) else {
+            return;
+        };
+        for request in incoming.requests {
+            self.requests.remove(&request);
+        }
+        for (piece, _, bytes) in incoming.pieces {
+            match piece {
+                Piece::Copy(_) => {}
+                Piece::Parcel(parcel) => {
+                    self.store.release(bytes);
+                    self.actions.push_back(Action::Discard(parcel));
+                }
+            }
+        }
+    }
+
+    pub(super) fn parcel(
+        &mut self,
+        request: u64,
+        rest: u32,
+        parcel: u64,
+        bytes: u64,
+        what: Parcel,
+    ) {
+        let known = self.requests.get(&request).copied();
+        let Some((name, incoming)) =
+            known.and_then(|name| Some((name, self.incoming.get_mut(&name)?)))
+        else {
+            self.actions.push_back(Action::Discard(parcel));
+            return;
+        };
+        match what {
+            Parcel::Block => {
+                self.requests.remove(&request);
+                self.incoming.remove(&name);
+                self.actions.push_back(Action::Keep {
+                    name,
+                    piece: Piece::Parcel(parcel),
+                });
+                self.arrived(name, bytes);
+            }
+            Parcel::Partial(set) => {
+                incoming.pieces.push((Piece::Parcel(parcel), set, bytes));
+                self.store.reserve(bytes);
+                if rest == 0 {
+                    self.requests.remove(&request);
+                    incoming.pending -= 1;
+                    self.gather(name);
+                }
+            }
+            Parcel::Nothing => {
+                // The holder has lost it or is lost. The coordinator will hear of that and recall whoever waits.
+                self.actions.push_back(Action::Discard(parcel));
+                self.requests.remove(&request);
+                tracing::debug!(?name, "a peer no longer has it");
+            }
+        }
+    }
+
+    /// All pieces of a chunk are here: checks that they are the whole sum and each contribution is in it once.
+    fn gather(&mut self, name: Name) {
+        let Name::Chunk { accumulator, .. } = name else {
+            unreachable!("only chunks are gathered")
+        };
+        let wanted = self.partials.accumulator(accumulator).contributions;
+        let incoming = self.incoming.get_mut(&name).expect("on its way");
+        if incoming.pending > 0 {
+            return;
+        }
+        let mut all = Contributions::default();
+        let disjoint = incoming
+            .pieces
+            .iter()
+            .all(|(_, set, _)| all.join(set).is_ok());
+        if !disjoint || !all.covers(wanted) {
+            // Partial sums of different moments, around a loss. Whoever waits is given back and told better holders.
+            self.misfits.push(name);
+            self.dirty = true;
+            return;
+        }
+        if let [(piece, _, bytes)] = incoming.pieces[..] {
+            self.incoming.remove(&name);
+            self.actions.push_back(Action::Keep { name, piece });
+            self.store.release(bytes);
+            // A view of a copy weighs nothing more.
+            self.arrived(name, bytes);
+            return;
+        }
+        incoming.gathering = true;
+        let pieces = incoming.pieces.iter().map(|(piece, _, _)| *piece).collect();
+        self.actions.push_back(Action::Gather { name, pieces });
+    }
+
+    pub(super) fn return_misfits(&mut self) {
+        let names = std::mem::take(&mut self.misfits);
+        let waiters = names.iter().flat_map(|n| self.waiters.get(n).into_iter().flatten());
+        let tries: Vec<Try> = waiters
+            .filter_map(|t| self.queue.get(t).map(|q| q.this))
+            .collect();
+        let back: Vec<Try> = tries.into_iter().filter(|t| self.recalled(*t)).collect();
+        if !back.is_empty() {
+            self.tell(FromAgent::Returned(back));
+        }
+    }
+
+    pub(super) fn gathered(&mut self, name: Name, outcome: Result<(), WorkError>) {
+        let Some(incoming) = self.incoming.remove(&name) else {
+            return;
+        };
+        for (_, _, bytes) in &incoming.pieces {
+            self.store.release(*bytes);
+        }
+        match outcome {
+            Ok(()) => {
+                let bytes = self.chunk_bytes(name);
+                self.arrived(name, bytes);
+                if self.store.unneeded(&name) {
+                    self.forget(name);
+                }
+            }
+            Err(error) => {
+                let waiter = self.waiters.get(&name).and_then(|w| w.first()).copied();
+                if let Some(this) = waiter.and_then(|t| self.queue.get(&t)).map(|q| q.this) {
+                    self.tell(FromAgent::Failed {
+                        this,
+                        cause: Cause::Work(error),
+                    });
+                }
+            }
+        }
+    }
+
+    fn chunk_bytes(&self, name: Name) -> u64 {
+        match name {
+            Name::Chunk {
+                accumulator,
+                part,
+                chunk,
+            } => 8 * u64::from(self.partials.accumulator(accumulator).parts[part as usize][chunk as usize]),
+            Name::Input(_) | Name::Result { .. } => unreachable!("not a chunk"),
+        }
+    }
+
+    pub(super) fn forget_fetched(&mut self, origin: Origin) {
+        for name in self.fetched.remove(&origin).unwrap_or_default() {
+            self.abandon(name);
+            self.forget(name);
+        }
+    }
+
+    pub(super) fn asked(&mut self, peer: AgentId, request: u64, name: Name) {
+        let mut answers = Vec::new();
+        match name {
+            Name::Input(_) => {}
+            Name::Result { task, range } => {
+                let whole = Name::result(task);
+                if self.store.owns(&whole) {
+                    answers.push(Answer::Block(Source { name: whole, range }));
+                }
+            }
+            Name::Chunk {
+                accumulator, part, ..
+            } => {
+                for (copy, set) in self.partials.seal(accumulator, part).unwrap_or_default() {
+                    answers.push(Answer::Partial { name, copy, set });
+                }
+            }
+        }
+        if answers.is_empty() {
+            answers.push(Answer::Nothing);
+        }
+        let count = answers.len() as u32;
+        for (index, what) in answers.into_iter().enumerate() {
+            self.actions.push_back(Action::Answer {
+                peer,
+                request,
+                rest: count - 1 - index as u32,
+                what,
+            });
+        }
+    }
+}

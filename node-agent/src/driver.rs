@@ -1,0 +1,306 @@
+//! Runs an agent in this process: its mailbox, its threads, its links.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender},
+    },
+    time::{Duration, Instant},
+};
+
+use shared::farm::{
+    contributions::Contributions,
+    frame::{Bulk, BulkKind, Frame, FrameError, decode_control, plan_tag},
+    ids::{AgentId, ContentHash},
+    link::Outbox,
+    message::{Fetch, Name, ToAgent},
+    moment::Moment,
+    work::Work,
+};
+
+use crate::{
+    agent::{Action, Agent, AgentConfig, Answer, Event, Parcel, Ran},
+    executor::{Executor, Report},
+    hands::Hands,
+    inputs::Inputs,
+};
+
+/// What arrives in an agent's mailbox.
+pub enum Letter {
+    Coordinator(Frame),
+    Peer(AgentId, Frame),
+    Report(Report),
+}
+
+/// Letters handled before actions are taken: enough to make messages of several tasks, few enough to stay prompt.
+const LETTERS_MAX: usize = 256;
+
+/// Why an agent stopped before its job ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("could not start a thread: {0}")]
+    Threads(#[from] std::io::Error),
+    #[error("a frame {0}")]
+    Frame(#[from] FrameError),
+}
+
+struct Driver<W: Work> {
+    agent: Agent<W>,
+    hands: Hands,
+    executor: Executor<W>,
+    coordinator: Outbox,
+    peers: Arc<Vec<Outbox>>,
+    plan: ContentHash,
+    start: Instant,
+}
+
+/// Runs an agent until its job ends or its coordinator is gone. `peers` are the outboxes to all agents by number.
+pub fn run_agent<W: Work>(
+    config: AgentConfig,
+    io_threads: usize,
+    inputs: &Arc<dyn Inputs>,
+    (mailbox, letters): (Sender<Letter>, Receiver<Letter>),
+    coordinator: Outbox,
+    peers: Arc<Vec<Outbox>>,
+) -> Result<(), AgentError> {
+    let executor = Executor::start(config.cores, io_threads, inputs, &mailbox, Letter::Report)?;
+    // From now on only links and threads keep the mailbox open.
+    drop(mailbox);
+    let mut driver = Driver {
+        agent: Agent::<W>::new(config),
+        hands: Hands::default(),
+        executor,
+        coordinator,
+        peers,
+        plan: ContentHash([0; 32]),
+        start: Instant::now(),
+    };
+    let result = driver.work(&letters);
+    driver.executor.stop();
+    result
+}
+
+impl<W: Work> Driver<W> {
+    fn work(&mut self, letters: &Receiver<Letter>) -> Result<(), AgentError> {
+        loop {
+            while let Some(action) = self.agent.poll_action() {
+                if !self.act(action) {
+                    return Ok(());
+                }
+            }
+            let Some(first) = self.wait(letters) else {
+                return Ok(());
+            };
+            let mut next = first;
+            for _ in 0..LETTERS_MAX {
+                if let Some(letter) = next {
+                    self.read(letter)?;
+                }
+                match letters.try_recv() {
+                    Ok(letter) => next = Some(letter),
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
+    /// The next letter, or `Some(None)` when a deadline has passed instead.
+    fn wait(&mut self, letters: &Receiver<Letter>) -> Option<Option<Letter>> {
+        let Some(deadline) = self.agent.poll_deadline() else {
+            return letters.recv().ok().map(Some);
+        };
+        let wait = Duration::from_micros(deadline.since(self.now()));
+        match letters.recv_timeout(wait) {
+            Ok(letter) => Some(Some(letter)),
+            Err(RecvTimeoutError::Timeout) => {
+                self.handle(Event::Tick);
+                Some(None)
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment(self.start.elapsed().as_micros() as u64)
+    }
+
+    fn handle(&mut self, event: Event<W>) {
+        let now = self.now();
+        self.agent.handle(now, event);
+    }
+
+    fn read(&mut self, letter: Letter) -> Result<(), AgentError> {
+        let event = match letter {
+            Letter::Coordinator(Frame::Control(bytes)) => {
+                let message: ToAgent<W> = decode_control(&bytes)?;
+                if let ToAgent::Begin {
+                    plan, accumulators, ..
+                } = &message
+                {
+                    self.plan = *plan;
+                    self.hands.begin(accumulators.clone());
+                }
+                Event::Coordinator(message)
+            }
+            Letter::Coordinator(Frame::Bulk { .. }) => return Ok(()),
+            Letter::Peer(from, Frame::Control(bytes)) => {
+                let Fetch { request, name } = decode_control(&bytes)?;
+                Event::Asked {
+                    from,
+                    request,
+                    name,
+                }
+            }
+            Letter::Peer(_, Frame::Bulk { head, payload }) => {
+                let bulk = Bulk::decode(&head, payload)?;
+                if bulk.plan != plan_tag(self.plan) {
+                    return Ok(());
+                }
+                let what = match bulk.kind {
+                    BulkKind::Block => Parcel::Block,
+                    BulkKind::Partial => Parcel::Partial(bulk.set),
+                    BulkKind::Nothing => Parcel::Nothing,
+                    BulkKind::Delivery => return Ok(()),
+                };
+                Event::Arrived {
+                    request: bulk.request,
+                    rest: bulk.rest,
+                    bytes: bulk.payload.len() as u64,
+                    parcel: self.hands.parcel(bulk.payload),
+                    what,
+                }
+            }
+            Letter::Report(Report::Ran { worker, yielded }) => Event::Ran {
+                worker,
+                results: yielded
+                    .into_iter()
+                    .map(|(yielded, took_us)| Ran {
+                        this: yielded.this,
+                        took_us,
+                        outcome: self.hands.take(yielded),
+                    })
+                    .collect(),
+            },
+            Letter::Report(Report::Loaded { hash, outcome }) => Event::Loaded {
+                hash,
+                outcome: outcome.map(|bytes| {
+                    let length = bytes.len() as u64;
+                    self.hands.put(Name::Input(hash), bytes);
+                    length
+                }),
+            },
+            Letter::Report(Report::Gathered { name, outcome }) => Event::Gathered {
+                name,
+                outcome: outcome.map(|bytes| self.hands.put(name, bytes)),
+            },
+        };
+        self.handle(event);
+        Ok(())
+    }
+
+    /// Does what the agent says; false when that is to stop.
+    fn act(&mut self, action: Action<W>) -> bool {
+        match action {
+            Action::Tell(message) => return self.coordinator.control(&message).is_ok(),
+            Action::Ask {
+                peer,
+                request,
+                name,
+            } => {
+                let asked = self
+                    .peers
+                    .get(peer.0 as usize)
+                    .is_some_and(|p| p.control(&Fetch { request, name }).is_ok());
+                if !asked {
+                    tracing::debug!(?peer, ?name, "a peer is gone");
+                }
+            }
+            Action::Answer {
+                peer,
+                request,
+                rest,
+                what,
+            } => {
+                let answer = bulk_answer(&mut self.hands, self.plan, request, rest, what);
+                // A peer that is gone needs no answer.
+                if let Some(peer) = self.peers.get(peer.0 as usize) {
+                    let _ = peer.bulk(&answer);
+                }
+            }
+            Action::Deliver(task) => {
+                let bytes = self.hands.block(&crate::agent::Source {
+                    name: Name::result(task),
+                    range: None,
+                });
+                return self
+                    .coordinator
+                    .bulk(&Bulk::delivery(self.plan, task, bytes))
+                    .is_ok();
+            }
+            Action::Load(hash) => self.executor.load(hash),
+            Action::Run { worker, jobs } => {
+                let bundle = jobs.into_iter().map(|job| self.hands.load(job)).collect();
+                self.executor.run(worker, bundle);
+            }
+            Action::Gather { name, pieces } => {
+                let pieces = pieces
+                    .into_iter()
+                    .map(|piece| self.hands.piece(&name, piece))
+                    .collect();
+                self.executor.add(name, pieces);
+            }
+            Action::Keep { name, piece } => {
+                let bytes = self.hands.piece(&name, piece);
+                self.hands.put(name, bytes);
+            }
+            Action::Forget(name) => self.hands.forget(&name),
+            Action::ForgetSum(id) => self.hands.forget_sum(id),
+            Action::Discard(parcel) => self.hands.discard(parcel),
+            Action::Overrun {
+                task,
+                tracked,
+                budget,
+            } => tracing::warn!(
+                task = task.0,
+                tracked_bytes = tracked,
+                budget_bytes = budget,
+                "the memory budget cannot hold what one task needs; going over it"
+            ),
+            Action::Stop => return false,
+        }
+        true
+    }
+}
+
+/// The frame that answers a peer.
+pub fn bulk_answer(
+    hands: &mut Hands,
+    plan: ContentHash,
+    request: u64,
+    rest: u32,
+    what: Answer,
+) -> Bulk {
+    let (kind, set, payload) = match what {
+        Answer::Block(source) => (
+            BulkKind::Block,
+            Contributions::default(),
+            hands.block(&source),
+        ),
+        Answer::Partial { name, copy, set } => (BulkKind::Partial, set, hands.chunk(&name, copy)),
+        Answer::Nothing => (
+            BulkKind::Nothing,
+            Contributions::default(),
+            shared::farm::bytes::BytesMut::zeroed(0)
+                .expect("nothing")
+                .freeze(),
+        ),
+    };
+    Bulk {
+        kind,
+        request,
+        plan: plan_tag(plan),
+        rest,
+        set,
+        payload,
+    }
+}

@@ -1,0 +1,32 @@
+//! Where input blocks come from.
+
+use shared::farm::{bytes::Bytes, ids::ContentHash};
+
+pub use shared::farm::message::{InputError, InputErrorKind};
+
+/// Reads input blocks, verified, from the disk cache or from memory. May block: it is called on IO threads.
+pub trait Inputs: Send + Sync {
+    fn load(&self, hash: &ContentHash) -> Result<Bytes, InputError>;
+}
+
+/// A plan without input blocks.
+impl Inputs for () {
+    fn load(&self, hash: &ContentHash) -> Result<Bytes, InputError> {
+        Err(InputError {
+            hash: *hash,
+            kind: InputErrorKind::Missing,
+            why: "this plan was given no inputs".to_owned(),
+        })
+    }
+}
+
+/// Input blocks in memory.
+impl Inputs for std::collections::HashMap<ContentHash, Bytes> {
+    fn load(&self, hash: &ContentHash) -> Result<Bytes, InputError> {
+        self.get(hash).cloned().ok_or_else(|| InputError {
+            hash: *hash,
+            kind: InputErrorKind::Missing,
+            why: "not among the blocks in memory".to_owned(),
+        })
+    }
+}

@@ -1,0 +1,319 @@
+//! Which blocks an agent has in memory, which are coming, and what they weigh. Names and numbers only; the bytes
+//! themselves are in [`crate::hands`].
+//!
+//! A block is *wanted* by tasks in the queue and *pinned* by those that were admitted. What is neither owned (computed
+//! here) nor pinned may be evicted: first what is read again last. For passes over the same blocks in the same order
+//! that keeps the first blocks rather than the last ones, so that a cache of half the blocks saves half the reading.
+
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
+use shared::farm::{ids::TaskId, message::Name};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    Absent,
+    Coming,
+    Here,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    state: State,
+    bytes: u64,
+    owned: bool,
+    pins: u32,
+    wants: u32,
+    /// The next reader after those in the queue; `u32::MAX` when there is none.
+    again: u32,
+}
+
+impl Entry {
+    fn evictable(&self) -> bool {
+        self.state == State::Here && !self.owned && self.pins == 0
+    }
+
+    fn rank(&self) -> u32 {
+        if self.wants > 0 { 0 } else { self.again }
+    }
+}
+
+#[derive(Debug)]
+pub struct Store {
+    budget: u64,
+    tracked: u64,
+    peak: u64,
+    entries: FxHashMap<Name, Entry>,
+    evictable: BTreeSet<(u32, Name)>,
+    evictable_bytes: u64,
+}
+
+impl Store {
+    pub fn new(budget: u64) -> Self {
+        Self {
+            budget,
+            tracked: 0,
+            peak: 0,
+            entries: FxHashMap::default(),
+            evictable: BTreeSet::new(),
+            evictable_bytes: 0,
+        }
+    }
+
+    pub fn budget(&self) -> u64 {
+        self.budget
+    }
+
+    pub fn tracked(&self) -> u64 {
+        self.tracked
+    }
+
+    pub fn peak(&self) -> u64 {
+        self.peak
+    }
+
+    /// Counts bytes that are no block: outputs to come, partial sums, answers of peers.
+    pub fn reserve(&mut self, bytes: u64) {
+        self.tracked += bytes;
+        self.peak = self.peak.max(self.tracked);
+    }
+
+    pub fn release(&mut self, bytes: u64) {
+        debug_assert!(self.tracked >= bytes, "released more than was reserved");
+        self.tracked = self.tracked.saturating_sub(bytes);
+    }
+
+    pub fn fits(&self, bytes: u64) -> bool {
+        self.tracked.saturating_add(bytes) <= self.budget
+    }
+
+    pub fn state(&self, name: &Name) -> State {
+        self.entries.get(name).map_or(State::Absent, |e| e.state)
+    }
+
+    /// Whether the block was computed here.
+    pub fn owns(&self, name: &Name) -> bool {
+        self.entries
+            .get(name)
+            .is_some_and(|e| e.owned && e.state == State::Here)
+    }
+
+    fn change<R>(&mut self, name: Name, change: impl FnOnce(&mut Entry) -> R) -> R {
+        let entry = self.entries.entry(name).or_insert(Entry {
+            state: State::Absent,
+            bytes: 0,
+            owned: false,
+            pins: 0,
+            wants: 0,
+            again: u32::MAX,
+        });
+        let before = entry.evictable().then(|| (entry.rank(), entry.bytes));
+        let result = change(entry);
+        let after = entry.evictable().then(|| (entry.rank(), entry.bytes));
+        if before != after {
+            if let Some((rank, bytes)) = before {
+                self.evictable.remove(&(rank, name));
+                self.evictable_bytes -= bytes;
+            }
+            if let Some((rank, bytes)) = after {
+                self.evictable.insert((rank, name));
+                self.evictable_bytes += bytes;
+            }
+        }
+        result
+    }
+
+    /// A task in the queue reads it.
+    pub fn want(&mut self, name: Name, bytes: u64, again: Option<TaskId>) {
+        let again = again.map_or(u32::MAX, |t| t.0);
+        self.change(name, |e| {
+            if e.state == State::Absent {
+                e.bytes = bytes;
+            }
+            e.again = if e.again == u32::MAX { again } else { e.again.max(again) };
+            e.wants += 1;
+        });
+    }
+
+    /// That task is done or gone. True when the block was dropped because nobody will read it again.
+    pub fn unwant(&mut self, name: Name) -> bool {
+        let useless = self.change(name, |e| {
+            e.wants -= 1;
+            match e.state {
+                State::Absent => e.wants == 0,
+                State::Coming => false,
+                State::Here => e.evictable() && e.rank() == u32::MAX,
+            }
+        });
+        useless && self.forget(name)
+    }
+
+    pub fn pin(&mut self, name: Name) {
+        self.change(name, |e| e.pins += 1);
+    }
+
+    pub fn unpin(&mut self, name: Name) {
+        self.change(name, |e| e.pins -= 1);
+    }
+
+    pub fn pins(&self, name: &Name) -> u32 {
+        self.entries.get(name).map_or(0, |e| e.pins)
+    }
+
+    /// It is being fetched; its room is taken from now on.
+    pub fn coming(&mut self, name: Name) {
+        let bytes = self.change(name, |e| {
+            debug_assert_eq!(e.state, State::Absent);
+            e.state = State::Coming;
+            e.bytes
+        });
+        self.reserve(bytes);
+    }
+
+    /// It will not come after all.
+    pub fn not_coming(&mut self, name: Name) {
+        let bytes = self.change(name, |e| {
+            debug_assert_eq!(e.state, State::Coming);
+            e.state = State::Absent;
+            e.bytes
+        });
+        self.release(bytes);
+    }
+
+    /// It is here and weighs this much.
+    pub fn arrived(&mut self, name: Name, bytes: u64) {
+        let before = self.change(name, |e| {
+            debug_assert_eq!(e.state, State::Coming);
+            e.state = State::Here;
+            std::mem::replace(&mut e.bytes, bytes)
+        });
+        self.release(before);
+        self.reserve(bytes);
+    }
+
+    /// It was computed here.
+    pub fn own(&mut self, name: Name, bytes: u64) {
+        let before = self.change(name, |e| {
+            let before = match e.state {
+                State::Absent => 0,
+                State::Coming | State::Here => e.bytes,
+            };
+            e.state = State::Here;
+            e.owned = true;
+            e.bytes = bytes;
+            before
+        });
+        self.release(before);
+        self.reserve(bytes);
+    }
+
+    /// Drops it. True when it was here.
+    pub fn forget(&mut self, name: Name) -> bool {
+        let Some(entry) = self.entries.remove(&name) else {
+            return false;
+        };
+        if entry.evictable() {
+            self.evictable.remove(&(entry.rank(), name));
+            self.evictable_bytes -= entry.bytes;
+        }
+        match entry.state {
+            State::Absent => false,
+            State::Coming => {
+                self.release(entry.bytes);
+                false
+            }
+            State::Here => {
+                self.release(entry.bytes);
+                true
+            }
+        }
+    }
+
+    /// Evicts until the budget holds, if it can be made to hold; otherwise nothing is evicted.
+    pub fn shrink(&mut self, evicted: &mut Vec<Name>) -> bool {
+        if self.tracked - self.evictable_bytes > self.budget {
+            return false;
+        }
+        while self.tracked > self.budget {
+            evicted.extend(self.evict_last());
+        }
+        true
+    }
+
+    /// Evicts whatever may be.
+    pub fn evict_all(&mut self) -> Vec<Name> {
+        std::iter::from_fn(|| self.evict_last()).collect()
+    }
+
+    fn evict_last(&mut self) -> Option<Name> {
+        let &(_, name) = self.evictable.last()?;
+        let (bytes, wanted) = self.change(name, |e| {
+            e.state = State::Absent;
+            (e.bytes, e.wants > 0)
+        });
+        self.release(bytes);
+        if !wanted {
+            self.entries.remove(&name);
+        }
+        Some(name)
+    }
+
+    /// Here, and nobody is known to read it again.
+    pub fn unneeded(&self, name: &Name) -> bool {
+        self.entries
+            .get(name)
+            .is_some_and(|e| e.evictable() && e.rank() == u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(n: u32) -> Name {
+        Name::result(TaskId(n))
+    }
+
+    fn have(store: &mut Store, n: u32, bytes: u64, again: Option<u32>) {
+        store.want(name(n), bytes, again.map(TaskId));
+        store.coming(name(n));
+        store.arrived(name(n), bytes);
+        store.unwant(name(n));
+    }
+
+    #[test]
+    fn what_is_read_again_last_goes_first_and_pins_hold() {
+        let mut store = Store::new(100);
+        have(&mut store, 1, 40, Some(10));
+        have(&mut store, 2, 40, Some(30));
+        have(&mut store, 3, 20, Some(20));
+        store.pin(name(2));
+        store.reserve(30);
+        let mut evicted = Vec::new();
+        assert!(store.shrink(&mut evicted));
+        assert_eq!(evicted, [name(3), name(1)]);
+        assert_eq!(store.tracked(), 70);
+        store.reserve(50);
+        evicted.clear();
+        assert!(!store.shrink(&mut evicted), "what is pinned stays");
+        store.unpin(name(2));
+        assert!(store.shrink(&mut evicted));
+        assert_eq!(evicted, [name(2)]);
+        assert_eq!((store.tracked(), store.peak()), (80, 130));
+    }
+
+    #[test]
+    fn what_is_wanted_is_evicted_after_what_is_not_and_useless_blocks_go_at_once() {
+        let mut store = Store::new(50);
+        have(&mut store, 1, 30, Some(5));
+        have(&mut store, 2, 20, Some(4));
+        store.want(name(1), 30, Some(TaskId(90)));
+        store.reserve(10);
+        let mut evicted = Vec::new();
+        assert!(store.shrink(&mut evicted));
+        assert_eq!(evicted, [name(2)]);
+        have(&mut store, 3, 10, None);
+        assert_eq!(store.state(&name(3)), State::Absent);
+        assert_eq!(store.tracked(), 40);
+    }
+}

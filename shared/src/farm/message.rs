@@ -1,0 +1,215 @@
+//! What travels between coordinator and agents as control messages. Blocks travel beside them, see [`super::frame`].
+//!
+//! Messages of one link arrive in order. A `Recall` therefore always overtakes what is assigned after it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    graph::{Accumulator, Output},
+    ids::{AccumulatorId, AgentId, Attempt, BlockName, ContentHash, RESULT_VERSION, TaskId},
+    work::WorkError,
+};
+
+/// The versions of this protocol that a side understands, both ends included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProtocolRange {
+    pub oldest: u16,
+    pub newest: u16,
+}
+
+/// What this release speaks.
+pub const PROTOCOL: ProtocolRange = ProtocolRange {
+    oldest: 1,
+    newest: 1,
+};
+
+impl ProtocolRange {
+    /// The newest version that both understand.
+    pub fn common(self, other: Self) -> Option<u16> {
+        let newest = self.newest.min(other.newest);
+        (newest >= self.oldest.max(other.oldest)).then_some(newest)
+    }
+}
+
+/// Name of bytes within one job. Outside of it, the plan's hash completes the name: see [`Name::outside`].
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize,
+)]
+pub enum Name {
+    /// An input block.
+    Input(ContentHash),
+    /// What a task yields, or a byte range of it.
+    Result {
+        task: TaskId,
+        range: Option<(u64, u64)>,
+    },
+    /// One chunk of a complete accumulator; asked of a peer: what the peer has of it.
+    Chunk {
+        accumulator: AccumulatorId,
+        part: u16,
+        chunk: u32,
+    },
+}
+
+impl Name {
+    pub fn result(task: TaskId) -> Self {
+        Self::Result { task, range: None }
+    }
+
+    /// The name that holds beyond this job, where the bytes have one.
+    pub fn outside(self, plan: ContentHash) -> Option<BlockName> {
+        match self {
+            Self::Input(hash) => Some(BlockName::Input(hash)),
+            Self::Result { task, range: None } => Some(BlockName::Result {
+                plan,
+                task,
+                version: RESULT_VERSION,
+            }),
+            Self::Result { range: Some(_), .. } | Self::Chunk { .. } => None,
+        }
+    }
+}
+
+/// An agent's first words.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    pub protocol: ProtocolRange,
+    pub cores: u16,
+    pub memory_bytes: u64,
+}
+
+/// One input of an assigned task.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Need {
+    pub name: Name,
+    pub bytes: u64,
+    /// The next task of the plan that reads it, if any: what is needed last is let go first.
+    pub again: Option<TaskId>,
+    /// Who has it or a part of it, other than the reader.
+    pub holders: Vec<AgentId>,
+}
+
+/// One try of a task.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Try {
+    pub task: TaskId,
+    pub attempt: Attempt,
+}
+
+/// A task given to an agent.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Assignment<W> {
+    pub this: Try,
+    pub work: W,
+    pub needs: Vec<Need>,
+    pub output: Output,
+    pub width: u16,
+    /// Send the block to the coordinator.
+    pub deliver: bool,
+}
+
+/// From the coordinator to an agent.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum ToAgent<W> {
+    /// Welcome to the job.
+    Begin {
+        you: AgentId,
+        protocol: u16,
+        plan: ContentHash,
+        accumulators: Vec<Accumulator>,
+    },
+    /// No common protocol.
+    Refuse {
+        understood: ProtocolRange,
+    },
+    Assign(Vec<Assignment<W>>),
+    /// Give these back if they have not begun.
+    Recall(Vec<Try>),
+    /// Nobody will read these any more.
+    Drop {
+        results: Vec<TaskId>,
+        accumulators: Vec<AccumulatorId>,
+    },
+    /// These blocks have arrived.
+    Delivered(Vec<TaskId>),
+    /// The job has ended.
+    End,
+}
+
+/// How an agent is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// Read from the cache so far.
+    pub loaded_bytes: u64,
+    pub tracked_bytes: u64,
+    pub tracked_bytes_peak: u64,
+    /// Summed over workers.
+    pub busy_us: u64,
+}
+
+/// A task that is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Done {
+    pub this: Try,
+    /// Length of the block; none of a fold.
+    pub bytes: u64,
+    pub took_us: u32,
+}
+
+/// An input block that could not be read.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
+#[error("could not read input block {hash}: {why}")]
+pub struct InputError {
+    pub hash: ContentHash,
+    pub kind: InputErrorKind,
+    pub why: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum InputErrorKind {
+    /// It is not there.
+    Missing,
+    /// What is there has another hash.
+    Corrupt,
+    /// The system could not read it.
+    Io,
+}
+
+/// Why a task ends the job.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Cause {
+    Work(WorkError),
+    Input(InputError),
+}
+
+/// From an agent to the coordinator.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum FromAgent {
+    Hello(Hello),
+    Done { done: Vec<Done>, status: Status },
+    /// Given back, never begun.
+    Returned(Vec<Try>),
+    Failed { this: Try, cause: Cause },
+    /// Still here.
+    Heartbeat(Status),
+}
+
+/// From one agent to another: send me that. The answer is one or more bulk frames with this number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fetch {
+    pub request: u64,
+    pub name: Name,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocols_meet_at_the_newest_common_version() {
+        let range = |oldest, newest| ProtocolRange { oldest, newest };
+        assert_eq!(range(1, 3).common(range(2, 5)), Some(3));
+        assert_eq!(range(2, 5).common(range(1, 2)), Some(2));
+        assert_eq!(range(1, 1).common(range(2, 2)), None);
+    }
+}
