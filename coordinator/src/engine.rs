@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use node_agent::inputs::{InputError, Inputs};
 use shared::{
     farm::{bytes::Bytes, ids::ContentHash},
     matrix::facts::MatrixFacts,
@@ -10,8 +9,12 @@ use shared::{
 
 use crate::{
     factors::{Collector, Quality, Sink},
-    failure::{ExitCode, Failure},
-    farm::{AgentOptions, EmbeddedOptions, Progress, RunError, RunReport, run_embedded},
+    failure::Failure,
+    farm::{
+        AgentOptions, EmbeddedOptions, InputError, Inputs, Progress, RunError, RunReport,
+        run_embedded,
+    },
+    job::size,
     plan::Plan,
 };
 
@@ -80,11 +83,11 @@ pub fn factor(
         agents: hands
             .agents
             .iter()
-            .map(|&(cores, memory_bytes)| AgentOptions {
-                cores,
-                memory_bytes,
+            .map(|&(cores, memory)| {
+                AgentOptions::new(u16::try_from(cores).unwrap_or(u16::MAX), memory)
             })
             .collect(),
+        ..EmbeddedOptions::new(1, 0)
     };
     let mut collector = Collector::new(plan, facts.frobenius_squared(), sink);
     let report = run_embedded(
@@ -96,15 +99,28 @@ pub fn factor(
         progress,
         stop,
     )
-    .map_err(|error| match error {
-        RunError::Interrupted => Failure::interrupted().into(),
-        RunError::Deliver(failure) => EngineError::Failed(failure),
-        RunError::Input(why) => EngineError::Block(why),
-        other => EngineError::Failed(explained(&other)),
-    })?;
+    .map_err(explained)?;
     Ok((collector.finish()?, report))
 }
 
-fn explained(error: &RunError<Failure>) -> Failure {
-    Failure::new(ExitCode::Bug, error.to_string())
+fn explained(error: RunError<Failure>) -> EngineError {
+    let failure = match error {
+        RunError::Interrupted => Failure::interrupted(),
+        RunError::Deliver(failure) => failure,
+        RunError::Input(why) => return EngineError::Block(why),
+        RunError::Budget { needed } => Failure::resources(format!(
+            "the system refused {} of memory",
+            size::show(needed)
+        ))
+        .help("close other programs, or set [resources] memory to what is free"),
+        RunError::Agent(why) => Failure::resources(why),
+        RunError::Work {
+            task,
+            verb,
+            error,
+            story,
+        } => Failure::bug(format!("task {} ({verb}): {error}\n{story}", task.0)),
+        broken @ (RunError::Graph(_) | RunError::Frame(_)) => Failure::bug(broken.to_string()),
+    };
+    EngineError::Failed(failure)
 }

@@ -48,11 +48,7 @@ pub fn check_rank(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failur
 /// # Errors
 ///
 /// A rank that the matrix does not allow, entries that are not finite, memory refused.
-pub fn svd(
-    matrix: CsMatView<'_, f64>,
-    factor: &FactorSpec,
-    hands: &Hands,
-) -> Result<Svd, Failure> {
+pub fn svd(matrix: CsMatView<'_, f64>, factor: &FactorSpec, hands: &Hands) -> Result<Svd, Failure> {
     // The side that must fit in memory is the shorter one.
     let transposed = matrix.rows() < matrix.cols();
     let rows_first = if transposed {
@@ -148,7 +144,11 @@ impl InMemory {
             Array2::from_shape_vec((rows, self.rank), numbers).expect("rows of rank numbers")
         };
         let (left, right) = (tall(&self.left, self.rows), tall(&self.right, self.columns));
-        let (u, v) = if transposed { (right, left) } else { (left, right) };
+        let (u, v) = if transposed {
+            (right, left)
+        } else {
+            (left, right)
+        };
         Svd {
             u,
             s: quality.sigma.into(),

@@ -15,7 +15,7 @@ use shared::{
     matrix::facts::MatrixFacts,
     svd::{
         Precision, Shape, Slice, SvdWork,
-        layout::{Panels, f64s, slices},
+        layout::{ARITY, Panels, f64s, slices},
     },
 };
 
@@ -81,22 +81,26 @@ fn norm_exponent(squares: f64) -> i32 {
 /// Bytes that must be in memory at once to run the plan on one machine: the n-sided arrays, the sums, and what `cores`
 /// tasks have open. (X as slices and as panels, Z as integers, the leaves' Q in f64.)
 pub fn memory_needed(facts: &MatrixFacts, shape: Shape, cores: usize) -> u64 {
-    let panels = Panels::of(shape);
-    let padded = panels.padded() as u64;
+    let padded = Panels::of(shape).padded() as u64;
     let number = shape.precision.bytes() as u64;
-    let sided =
-        shape.columns * padded * (2 * number + 8) + shape.columns * u64::from(shape.width) * 8;
+    let width = u64::from(shape.width);
+    let sided = shape.columns * (padded * (2 * number + 8) + width * 8);
+    let block = facts.blocks.iter().map(|b| b.bytes).max().unwrap_or(0);
+    let trees = 16 * width * width * 8 * (1 + facts.blocks.len() as u64 / ARITY as u64);
+    sided + trees + (cores as u64 + 1) * block + memory_of_tasks(facts, shape, cores)
+}
+
+/// Bytes that `cores` running tasks have open for themselves: Y, the QR's copy of it and Q.
+pub fn memory_of_tasks(facts: &MatrixFacts, shape: Shape, cores: usize) -> u64 {
     let rows = facts
         .blocks
         .iter()
         .map(|b| u64::from(b.rows))
+        .chain(slices(shape).iter().map(|s| 2 * u64::from(s.rows)))
         .max()
         .unwrap_or(0);
-    let block = facts.blocks.iter().map(|b| b.bytes).max().unwrap_or(0);
-    // A range task: block, Y, the QR's copy and Q.
-    let task = block + rows * padded * number * 4;
-    let small = 64 * u64::from(shape.width) * u64::from(shape.width) * 8;
-    sided + cores as u64 * task + small
+    let padded = Panels::of(shape).padded() as u64;
+    cores as u64 * rows * padded * shape.precision.bytes() as u64 * 4
 }
 
 impl Plan {

@@ -188,7 +188,13 @@ impl<W: Clone> Agent<W> {
             let lacking = self.partials.lacking(key.0, (key.1, key.2));
             group.first().map(|task| (*task, lacking))
         });
-        for (task, lacking) in self.ready_blocks.first().map(|t| (*t, 0)).into_iter().chain(groups) {
+        for (task, lacking) in self
+            .ready_blocks
+            .first()
+            .map(|t| (*t, 0))
+            .into_iter()
+            .chain(groups)
+        {
             if !self.fits_cores(task) {
                 if better(task, wide) {
                     wide = Some(task);
@@ -216,11 +222,12 @@ impl<W: Clone> Agent<W> {
         if self.ready_blocks.contains(&task) && self.queue[&task].width == 1 {
             let each = self.block_us.unwrap_or(f64::MAX).max(1.0);
             let share = self.ready_blocks.len().div_ceil(self.workers.len());
-            let count = ((BUNDLE_US / each) as usize).clamp(1, BUNDLE_MAX).min(share);
-            let more = self.ready_blocks.range((
-                std::ops::Bound::Excluded(task),
-                std::ops::Bound::Unbounded,
-            ));
+            let count = ((BUNDLE_US / each) as usize)
+                .clamp(1, BUNDLE_MAX)
+                .min(share);
+            let more = self
+                .ready_blocks
+                .range((std::ops::Bound::Excluded(task), std::ops::Bound::Unbounded));
             tasks.extend(
                 more.take(count.saturating_sub(1))
                     .filter(|t| self.queue[t].width == 1),

@@ -6,7 +6,13 @@ use crate::{
         bytes::{Bytes, BytesMut},
         work::WorkError,
     },
-    linalg::{dense, fixed::power_of_two, real::Real, sketch::Sketch, sparse},
+    linalg::{
+        dense,
+        fixed::power_of_two,
+        real::Real,
+        sketch::Sketch,
+        sparse::{self, Shifts},
+    },
     matrix::block::RowBlock,
 };
 
@@ -99,7 +105,11 @@ fn power_of<T: Real>(
             "a power task adds to one part".to_owned(),
         ));
     };
-    sparse::gram_fold(&block, power_of_two(scale), x, width, shifts, extra, z);
+    let shifts = Shifts {
+        of_columns: shifts,
+        extra,
+    };
+    sparse::gram_fold(&block, power_of_two(scale), x, width, shifts, z);
     Ok(())
 }
 
@@ -199,6 +209,10 @@ fn project_of<T: Real>(
             "a project task adds to every part".to_owned(),
         ));
     }
+    let shifts = Shifts {
+        of_columns: shifts,
+        extra,
+    };
     let mut panel = Vec::new();
     for (p, z) in parts.iter_mut().enumerate() {
         let w = panels.widths[p];
@@ -209,7 +223,7 @@ fn project_of<T: Real>(
         for (to, from) in panel.chunks_exact_mut(w).zip(q.chunks_exact(width)) {
             to[..real].copy_from_slice(&from[columns.clone()]);
         }
-        sparse::transpose_fold(&block, power_of_two(scale), &panel, w, shifts, extra, z);
+        sparse::transpose_fold(&block, power_of_two(scale), &panel, w, shifts, z);
     }
     Ok(())
 }
