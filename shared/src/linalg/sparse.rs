@@ -18,7 +18,10 @@ use super::{
     simd::{Isa, Vector, isa},
     sketch::assert_power_of_two,
 };
-use crate::matrix::block::{CODE_BITS, CODES, RowBlock, Tile, Values};
+use crate::{
+    matrix::block::{CODE_BITS, CODES, RowBlock, Tile, Values},
+    platform::Pages,
+};
 
 /// Y = A X for one panel.
 ///
@@ -88,14 +91,11 @@ pub fn gram_fold_on<T: Real>(
 ) {
     check_panel("x", x.len(), block.columns(), width);
     check_fold(block, width, shifts, z);
-    with_scratch(|scratch| {
+    let rows = block.tiles().map(|tile| tile.rows).max().unwrap_or(0);
+    with_scratch(rows * width * size_of::<T>(), |scratch| {
+        let scratch: &mut [T] = bytemuck::cast_slice_mut(scratch);
         for tile in block.tiles() {
-            let need = tile.rows * width * size_of::<T>();
-            let lines = need.div_ceil(size_of::<Line>());
-            if scratch.len() < lines {
-                scratch.resize(lines, Line([0; 64]));
-            }
-            let y: &mut [T] = &mut bytemuck::cast_slice_mut(scratch)[..tile.rows * width];
+            let y = &mut scratch[..tile.rows * width];
             T::rows_of_tile(isa, &tile, scale, x, width, y);
             T::items_of_tile(isa, &tile, scale, y, width, shifts, z);
         }
@@ -148,16 +148,26 @@ fn check_fold(block: &RowBlock, width: usize, shifts: Shifts<'_>, z: &[i64]) {
     );
 }
 
-/// Y of a tile, kept between calls so that its pages stay mapped. Every part that is read was written for the same tile.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-fn with_scratch(run: impl FnOnce(&mut Vec<Line>)) {
+/// Lends memory for Y of a tile, kept between calls so that its pages stay mapped. It holds whatever it held: a tile's Y
+/// is written whole before it is read.
+fn with_scratch(len: usize, run: impl FnOnce(&mut [u8])) {
+    /// Enough for any tile but of wide panels of `f64`, and one huge page.
+    const LEAST: usize = 2 << 20;
     thread_local! {
-        static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+        static SCRATCH: RefCell<Option<Pages>> = const { RefCell::new(None) };
     }
-    SCRATCH.with_borrow_mut(run);
+    SCRATCH.with_borrow_mut(|kept| {
+        if kept
+            .as_ref()
+            .is_none_or(|pages| pages.as_slice().len() < len)
+        {
+            *kept = Pages::zeroed(len.max(LEAST));
+        }
+        let pages = kept
+            .as_mut()
+            .unwrap_or_else(|| panic!("could not allocate {len} bytes for the rows of a tile"));
+        run(&mut pages.as_mut_slice()[..len]);
+    });
 }
 
 /// The two walks, compiled here once for each kind of number and not again wherever they are called.
@@ -232,10 +242,15 @@ walks!(f64);
 
 /// An entry's integer in one of the two orders.
 trait Word: Copy {
+    /// How many entries ahead a row of the source is asked for; 0 for never.
+    const AHEAD: usize;
     fn wide(self) -> usize;
 }
 
 impl Word for u32 {
+    /// Rows of X come from afar.
+    const AHEAD: usize = 24;
+
     #[inline(always)]
     fn wide(self) -> usize {
         self as usize
@@ -243,6 +258,9 @@ impl Word for u32 {
 }
 
 impl Word for u16 {
+    /// Y of a tile is near.
+    const AHEAD: usize = 8;
+
     #[inline(always)]
     fn wide(self) -> usize {
         usize::from(self)
@@ -368,10 +386,14 @@ struct Walk<'a, W, T> {
     width: usize,
 }
 
-/// How many entries ahead a row of the source is asked for.
-const AHEAD: usize = 8;
+#[cold]
+#[inline(never)]
+fn beyond(index: usize, rows: usize) -> ! {
+    panic!("an entry of a block points at {index}, beyond {rows}")
+}
+
 /// How many lists ahead a row of the accumulator is asked for.
-const LISTS_AHEAD: usize = 2;
+const LISTS_AHEAD: usize = 12;
 
 impl<W: Word, T: Real> Walk<'_, W, T> {
     fn values<S>(&self, values: Values<'_>, scale: f64, sink: S)
@@ -469,19 +491,20 @@ impl<W: Word, T: Real> Walk<'_, W, T> {
             // SAFETY: the caller vouches for the instruction set.
             let mut sum = [unsafe { V::splat(T::zeroed()) }; N];
             for at in start..end {
-                // SAFETY: at < end <= words.len(), and so is the smaller of anything and the last place.
-                let (word, ahead) = unsafe {
-                    (
-                        words.get_unchecked(at).wide(),
-                        words.get_unchecked((at + AHEAD).min(last)).wide(),
-                    )
-                };
-                let ahead = self.source.as_ptr().wrapping_add(D::index(ahead) * width);
-                for line in 0..(width * size_of::<T>()).div_ceil(64) {
-                    V::prefetch(ahead.cast::<u8>().wrapping_add(64 * line));
+                // SAFETY: at < end <= words.len().
+                let word = unsafe { words.get_unchecked(at) }.wide();
+                if W::AHEAD > 0 {
+                    // SAFETY: the smaller of anything and the last place is one.
+                    let ahead = unsafe { words.get_unchecked((at + W::AHEAD).min(last)) }.wide();
+                    let ahead = self.source.as_ptr().wrapping_add(D::index(ahead) * width);
+                    for line in 0..(width * size_of::<T>()).div_ceil(64) {
+                        V::prefetch(ahead.cast::<u8>().wrapping_add(64 * line));
+                    }
                 }
                 let index = D::index(word);
-                assert!(index < rows, "entry {index} of a block is beyond {rows}");
+                if index >= rows {
+                    beyond(index, rows);
+                }
                 // SAFETY: at < words.len() <= decode.len().
                 let value = unsafe { decode.value(word, at) };
                 // SAFETY: index < rows and the source has `rows` rows of N registers; the caller vouches for the
