@@ -1,5 +1,7 @@
 //! What tests share: matrices with known spectra, and an independent dense oracle.
 
+pub mod toy;
+
 use std::path::PathBuf;
 
 use ndarray::{Array1, Array2, Axis};

@@ -344,6 +344,9 @@ impl<'g, W: Clone> Scheduler<'g, W> {
                 .push_back(Action::Refused { agent, understood });
             return;
         };
+        if self.over {
+            return self.tell(agent, ToAgent::End);
+        }
         while self.agents.len() <= agent.0 as usize {
             self.agents.push(AgentRow {
                 alive: false,

@@ -204,10 +204,19 @@ impl<W: Clone> Agent<W> {
                 }
             }
             Parcel::Nothing => {
-                // The holder has lost it or is lost. The coordinator will hear of that and recall whoever waits.
                 self.actions.push_back(Action::Discard(parcel));
                 self.requests.remove(&request);
-                tracing::debug!(?name, "a peer no longer has it");
+                match name {
+                    // It added to other parts of the sum, not to this one.
+                    Name::Chunk { .. } => {
+                        incoming.pending -= 1;
+                        self.gather(name);
+                    }
+                    // The holder has lost it. The coordinator will hear of that and recall whoever waits.
+                    Name::Input(_) | Name::Result { .. } => {
+                        tracing::debug!(?name, "a peer no longer has it");
+                    }
+                }
             }
         }
     }

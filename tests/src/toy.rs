@@ -1,0 +1,286 @@
+//! A toy task type with both outputs, random plans of it, and the reference: the same plan, one task after the other.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+use shared::farm::{
+    bytes::{Bytes, BytesMut},
+    graph::{Accumulator, Graph, Input, Output, Task},
+    ids::{ContentHash, TaskId},
+    work::{Work, WorkError},
+};
+
+/// SplitMix64.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// True once in `n`.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Toy {
+    /// Yields so many bytes, a function of the inputs and the seed.
+    Mix { seed: u64, bytes: u64 },
+    /// Adds pseudo-random integers, a function of the inputs and the seed.
+    Scatter { seed: u64 },
+    Fail,
+    Panic,
+}
+
+fn digest(seed: u64, inputs: &[Bytes]) -> u64 {
+    let mut random = Random(seed);
+    for input in inputs {
+        let hash = blake3::hash(input.as_slice());
+        random.0 ^= u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("eight bytes"));
+        random.next();
+    }
+    random.next()
+}
+
+impl Work for Toy {
+    fn verb(&self) -> &'static str {
+        match self {
+            Self::Mix { .. } => "mix",
+            Self::Scatter { .. } => "scatter",
+            Self::Fail => "fail",
+            Self::Panic => "panic",
+        }
+    }
+
+    fn block(&self, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
+        match self {
+            Self::Mix { seed, bytes } => {
+                let mut random = Random(digest(*seed, inputs));
+                let mut block = BytesMut::zeroed(*bytes as usize)?;
+                for byte in block.as_bytes_mut() {
+                    *byte = random.next() as u8;
+                }
+                Ok(block.freeze())
+            }
+            Self::Fail => Err(WorkError::Numbers("nothing adds up".to_owned())),
+            Self::Panic => panic!("out of {}", "ideas"),
+            Self::Scatter { .. } => unreachable!("scatter folds"),
+        }
+    }
+
+    fn fold(&self, inputs: &[Bytes], parts: &mut [&mut [i64]]) -> Result<(), WorkError> {
+        match self {
+            Self::Scatter { seed } => {
+                let mut random = Random(digest(*seed, inputs));
+                for number in parts.iter_mut().flat_map(|p| p.iter_mut()) {
+                    *number = number.wrapping_add(random.next() as i64);
+                }
+                Ok(())
+            }
+            Self::Fail => Err(WorkError::Numbers("nothing adds up".to_owned())),
+            Self::Panic => panic!("out of ideas"),
+            Self::Mix { .. } => unreachable!("mix folds nothing"),
+        }
+    }
+}
+
+/// A plan with its inputs.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub graph: Graph<Toy>,
+    pub inputs: HashMap<ContentHash, Bytes>,
+}
+
+/// A random plan: stages of blocks and of sums, each reading some of what came before.
+pub fn random_case(seed: u64) -> Case {
+    let mut r = Random(seed);
+    let mut graph = Graph::default();
+    let mut inputs = HashMap::new();
+    let mut blocks: Vec<(Input, u64)> = Vec::new();
+    for n in 0..1 + r.below(6) {
+        let bytes = 1 + r.below(300);
+        let content: Vec<u8> = (0..bytes).map(|i| (i * 7 + n + seed) as u8).collect();
+        let hash = ContentHash::of(&content);
+        inputs.insert(hash, Bytes::copy_from(&content).expect("memory"));
+        blocks.push((Input::Block { hash, bytes }, bytes));
+    }
+    let mut chunks: Vec<Input> = Vec::new();
+    for s in 0..2 + r.below(4) {
+        let stage = graph.stage(format!("stage {s}"));
+        let pick = |r: &mut Random, blocks: &[(Input, u64)], chunks: &[Input]| {
+            let mut picked = Vec::new();
+            for _ in 0..r.below(4) {
+                if !chunks.is_empty() && r.one_in(2) {
+                    picked.push(chunks[r.below(chunks.len() as u64) as usize]);
+                    continue;
+                }
+                let (mut input, bytes) = blocks[r.below(blocks.len() as u64) as usize];
+                if let Input::Result { range, .. } = &mut input
+                    && r.one_in(3)
+                {
+                    let start = r.below(bytes);
+                    *range = Some((start, start + 1 + r.below(bytes - start)));
+                }
+                picked.push(input);
+            }
+            picked
+        };
+        if r.one_in(2) {
+            let parts: Vec<Vec<u32>> = (0..1 + r.below(3))
+                .map(|_| (0..1 + r.below(3)).map(|_| 1 + r.below(20) as u32).collect())
+                .collect();
+            let contributions = 1 + r.below(8) as u32;
+            let whole = r.one_in(2);
+            let accumulator = graph.accumulator(Accumulator {
+                parts: parts.clone(),
+                contributions,
+            });
+            let count = parts.len() as u16;
+            for contribution in 0..contributions {
+                let ranges: Vec<(u16, u16)> = if whole {
+                    vec![(0, count)]
+                } else {
+                    (0..count).map(|p| (p, p + 1)).collect()
+                };
+                for parts in ranges {
+                    let inputs = pick(&mut r, &blocks, &chunks);
+                    graph.task(Task {
+                        work: Toy::Scatter { seed: r.next() },
+                        inputs,
+                        output: Output::Fold {
+                            accumulator,
+                            parts,
+                            contribution,
+                        },
+                        width: 1 + r.below(2) as u16,
+                        cost: 1,
+                        stage,
+                    });
+                }
+            }
+            for (p, lengths) in parts.iter().enumerate() {
+                for c in 0..lengths.len() {
+                    chunks.push(Input::Fold {
+                        accumulator,
+                        part: p as u16,
+                        chunk: c as u32,
+                    });
+                }
+            }
+        } else {
+            let mut new = Vec::new();
+            for _ in 0..1 + r.below(12) {
+                let inputs = pick(&mut r, &blocks, &chunks);
+                let bytes = 1 + r.below(200);
+                let task = graph.task(Task {
+                    work: Toy::Mix {
+                        seed: r.next(),
+                        bytes,
+                    },
+                    inputs,
+                    output: Output::Block { bytes },
+                    width: 1 + r.below(3) as u16,
+                    cost: 1,
+                    stage,
+                });
+                new.push((Input::Result { task, range: None }, bytes));
+            }
+            blocks.extend(new);
+        }
+    }
+    // What nobody has read so far is read at the end, and delivered.
+    let stage = graph.stage("end");
+    for input in chunks.iter().copied().chain(blocks.iter().map(|b| b.0)) {
+        if r.one_in(3) {
+            continue;
+        }
+        let task = graph.task(Task {
+            work: Toy::Mix {
+                seed: r.next(),
+                bytes: 16,
+            },
+            inputs: vec![input],
+            output: Output::Block { bytes: 16 },
+            width: 1,
+            cost: 1,
+            stage,
+        });
+        graph.deliveries.push(task);
+    }
+    Case { graph, inputs }
+}
+
+/// What a plan delivers, evaluated one task after the other.
+pub fn evaluate<W: Work>(
+    graph: &Graph<W>,
+    inputs: &HashMap<ContentHash, Bytes>,
+) -> BTreeMap<TaskId, Bytes> {
+    let mut blocks: HashMap<TaskId, Bytes> = HashMap::new();
+    let mut sums: Vec<Vec<Vec<i64>>> = graph
+        .accumulators
+        .iter()
+        .map(|a| {
+            (0..a.parts.len())
+                .map(|p| vec![0; a.part_len(p as u16)])
+                .collect()
+        })
+        .collect();
+    for (index, task) in graph.tasks.iter().enumerate() {
+        let read: Vec<Bytes> = task
+            .inputs
+            .iter()
+            .map(|input| match *input {
+                Input::Block { hash, .. } => inputs[&hash].clone(),
+                Input::Result { task, range: None } => blocks[&task].clone(),
+                Input::Result {
+                    task,
+                    range: Some((start, end)),
+                } => blocks[&task].slice(start as usize..end as usize),
+                Input::Fold {
+                    accumulator,
+                    part,
+                    chunk,
+                } => {
+                    let range =
+                        graph.accumulators[accumulator.0 as usize].chunk_range(part, chunk);
+                    let sum = &sums[accumulator.0 as usize][part as usize];
+                    Bytes::from_numbers(&sum[range]).expect("memory")
+                }
+            })
+            .collect();
+        match task.output {
+            Output::Block { .. } => {
+                let block = task.work.block(&read).expect("no task of a case fails");
+                blocks.insert(TaskId(index as u32), block);
+            }
+            Output::Fold {
+                accumulator, parts, ..
+            } => {
+                let sum = &mut sums[accumulator.0 as usize];
+                let mut slices: Vec<&mut [i64]> = sum[parts.0 as usize..parts.1 as usize]
+                    .iter_mut()
+                    .map(Vec::as_mut_slice)
+                    .collect();
+                task.work
+                    .fold(&read, &mut slices)
+                    .expect("no task of a case fails");
+            }
+        }
+    }
+    graph
+        .deliveries
+        .iter()
+        .map(|t| (*t, blocks[t].clone()))
+        .collect()
+}

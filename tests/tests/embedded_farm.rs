@@ -1,0 +1,142 @@
+//! The embedded farm on real threads: any number of agents and cores gives the bytes of the sequential evaluation.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use coordinator::farm::{
+    AgentOptions, EmbeddedOptions, InputErrorKind, Inputs, RunError, RunReport, run_embedded,
+};
+use shared::farm::{
+    bytes::Bytes,
+    graph::{Graph, Input, Output, Task},
+    ids::{ContentHash, TaskId},
+    work::WorkError,
+};
+use tests::toy::{Case, Toy, evaluate, random_case};
+
+fn options(agents: usize, cores: u16, memory_bytes: u64) -> EmbeddedOptions {
+    EmbeddedOptions {
+        agents: vec![AgentOptions::new(cores, memory_bytes); agents],
+        progress_ms_min: 100,
+    }
+}
+
+fn run(
+    graph: &Graph<Toy>,
+    inputs: HashMap<ContentHash, Bytes>,
+    options: &EmbeddedOptions,
+) -> Result<(BTreeMap<TaskId, Bytes>, RunReport), RunError<Infallible>> {
+    let inputs: Arc<dyn Inputs> = Arc::new(inputs);
+    let mut delivered = BTreeMap::new();
+    let report = run_embedded(
+        graph,
+        ContentHash::of(b"plan"),
+        inputs,
+        options,
+        &mut |task, bytes| {
+            assert!(delivered.insert(task, bytes).is_none(), "delivered twice");
+            Ok(())
+        },
+        &mut |_| {},
+        &AtomicBool::new(false),
+    )?;
+    Ok((delivered, report))
+}
+
+#[test]
+fn agents_cores_and_budgets_change_no_byte() {
+    for seed in 0..40 {
+        let Case { graph, inputs } = random_case(seed);
+        let wanted = evaluate(&graph, &inputs);
+        for (agents, cores, memory) in [
+            (1, 1, 1 << 30),
+            (1, 4, 1 << 30),
+            (2, 2, 1 << 30),
+            (3, 1, 1 << 30),
+            (1, 2, 500),
+            (3, 2, 0),
+        ] {
+            let options = options(agents, cores, memory);
+            let (found, report) = run(&graph, inputs.clone(), &options)
+                .unwrap_or_else(|why| panic!("seed {seed}, {options:?}: {why}"));
+            assert_eq!(found, wanted, "seed {seed}, {options:?}");
+            assert_eq!(report.tasks, graph.tasks.len() as u64);
+        }
+    }
+}
+
+fn one_task(work: Toy, inputs: Vec<Input>) -> Graph<Toy> {
+    let mut graph = Graph::default();
+    let stage = graph.stage("only");
+    let task = graph.task(Task {
+        work,
+        inputs,
+        output: Output::Block { bytes: 8 },
+        width: 1,
+        cost: 1,
+        stage,
+    });
+    graph.deliveries.push(task);
+    graph
+}
+
+#[test]
+fn a_failing_task_ends_the_run_with_its_story() {
+    let options = options(1, 2, 1 << 30);
+    match run(&one_task(Toy::Fail, vec![]), HashMap::new(), &options) {
+        Err(RunError::Work {
+            task,
+            verb,
+            error,
+            story,
+        }) => {
+            assert_eq!((task, verb), (TaskId(0), "fail"));
+            assert_eq!(error, WorkError::Numbers("nothing adds up".to_owned()));
+            let told = story.to_string();
+            assert!(told.contains("ready") && told.contains("failed at agent 0"), "{told}");
+        }
+        other => panic!("{other:?}"),
+    }
+    match run(&one_task(Toy::Panic, vec![]), HashMap::new(), &options) {
+        Err(RunError::Work { error, .. }) => {
+            assert_eq!(error, WorkError::Panic("out of ideas".to_owned()));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_input_that_cannot_be_read_is_named() {
+    let hash = ContentHash::of(b"never written");
+    let graph = one_task(Toy::Mix { seed: 1, bytes: 8 }, vec![Input::Block { hash, bytes: 13 }]);
+    match run(&graph, HashMap::new(), &options(1, 1, 1 << 30)) {
+        Err(RunError::Input(error)) => {
+            assert_eq!((error.hash, error.kind), (hash, InputErrorKind::Missing));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_run_that_is_stopped_ends_at_once() {
+    let graph = one_task(Toy::Mix { seed: 1, bytes: 8 }, vec![]);
+    let stop = AtomicBool::new(false);
+    let inputs: Arc<dyn Inputs> = Arc::new(());
+    let result = run_embedded(
+        &graph,
+        ContentHash::of(b"plan"),
+        inputs,
+        &options(1, 1, 1 << 30),
+        &mut |_, _| Ok::<_, Infallible>(()),
+        &mut |_| stop.store(true, Ordering::Relaxed),
+        &stop,
+    );
+    // Stopped by the first report of progress, unless the one task was faster than that.
+    assert!(matches!(result, Err(RunError::Interrupted) | Ok(_)));
+}
