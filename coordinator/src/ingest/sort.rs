@@ -6,7 +6,10 @@
 
 use std::{
     ops::Range,
-    sync::{Condvar, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -98,6 +101,36 @@ impl Values {
     fn wide(&self) -> bool {
         self.table.is_none()
     }
+}
+
+/// Lines of each column, counted when it turns out that columns become rows.
+pub(super) fn count_columns(
+    bench: &Bench<'_>,
+    pieces: &[Piece],
+    dictionaries: &[Dictionary],
+    columns: usize,
+    tick: &mut dyn FnMut(),
+) -> Result<Vec<u64>, Failure> {
+    let counts: Vec<AtomicU64> = (0..columns).map(|_| AtomicU64::new(0)).collect();
+    parallel::each(
+        vec![Vec::new(); bench.threads],
+        pieces.len(),
+        bench.stop,
+        tick,
+        |buffer, number, _| {
+            let piece = &pieces[number];
+            let index_of = &dictionaries[piece.thread].columns;
+            let records = bench
+                .spill
+                .part(&piece.records, 0..piece.records.len(), buffer)?;
+            for record in records.chunks_exact(spill::width(piece.wide)) {
+                let (_, column) = spill::ids(record);
+                counts[index_of[column as usize] as usize].fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        },
+    )?;
+    Ok(counts.into_iter().map(AtomicU64::into_inner).collect())
 }
 
 /// Records sorted by bucket.
@@ -474,13 +507,13 @@ pub(super) fn build(
         moved: Condvar::new(),
     };
     let twins: Mutex<Option<(usize, Twins)>> = Mutex::new(None);
-    let finished = std::sync::atomic::AtomicUsize::new(0);
+    let finished = AtomicUsize::new(0);
     let scratch: Vec<Scratch> = (0..bench.threads).map(|_| Scratch::default()).collect();
     let result = parallel::each(
         scratch,
         buckets.len(),
         bench.stop,
-        &mut || tick(finished.load(std::sync::atomic::Ordering::Relaxed)),
+        &mut || tick(finished.load(Ordering::Relaxed)),
         |scratch, number, signal| {
             let bucket = &buckets[number];
             scratch.gather(
@@ -515,7 +548,7 @@ pub(super) fn build(
                     &values.encoding,
                 )?);
             }
-            finished.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            finished.fetch_add(1, Ordering::Relaxed);
             Ok(made)
         },
     );
