@@ -42,7 +42,7 @@ use self::{
     labels::Axis,
     parallel::Step,
     parse::Local,
-    sort::{Bench, Built, Dictionary, Piece, Twins, Values},
+    sort::{Bench, Built, Dictionary, Layout, Piece, Twins},
     source::Source,
     spill::Spill,
     values::ValueFacts,
@@ -502,36 +502,25 @@ impl Ingest<'_> {
         let mut given = (pieces, dictionaries, transposed, counts, facts);
         loop {
             let (pieces, dictionaries, transpose, counts, facts) = given;
-            let values = Values::new(&facts, n as u64);
-            let buckets = sort::buckets(&counts);
+            let layout = Layout::new(counts, n, &facts);
             state.stage = Stage::Sorting;
-            state.groups = buckets.len();
+            state.groups = layout.buckets.len();
             let partitioned = sort::partition(
                 &bench,
                 pieces,
                 &dictionaries,
                 transpose,
-                &buckets,
-                &values,
+                &layout,
                 &mut || progress(*state),
             )?;
             drop(dictionaries);
             state.stage = Stage::Writing;
-            let built = sort::build(
-                &bench,
-                staging,
-                &partitioned,
-                &buckets,
-                &counts,
-                n,
-                &values,
-                &mut |groups_done| {
-                    progress(IngestProgress {
-                        groups_done,
-                        ..*state
-                    });
-                },
-            )?;
+            let built = sort::build(&bench, staging, &partitioned, &layout, &mut |groups_done| {
+                progress(IngestProgress {
+                    groups_done,
+                    ..*state
+                });
+            })?;
             match built {
                 Built::Blocks {
                     blocks,
@@ -540,9 +529,9 @@ impl Ingest<'_> {
                     let facts = MatrixFacts {
                         rows: row_labels.len() as u64,
                         columns: n as u64,
-                        nnz: counts.iter().sum(),
+                        nnz: layout.counts.iter().sum(),
                         blocks,
-                        encoding: values.encoding,
+                        encoding: layout.values.encoding,
                         max_abs: facts.max_abs,
                         column_squares,
                     };
@@ -565,9 +554,7 @@ impl Ingest<'_> {
                     let resolved = sort::resolve(
                         &bench,
                         partitioned,
-                        &buckets,
-                        &counts,
-                        &values,
+                        &layout,
                         self.spec.duplicates,
                         &mut || progress(*state),
                     )?;
