@@ -18,6 +18,8 @@ mod inputs;
 mod lock;
 mod manifest;
 mod staging;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,

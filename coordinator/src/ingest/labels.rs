@@ -27,7 +27,6 @@ const TEXT: u64 = u64::MAX;
 
 /// Labels that one thread has met, in the order in which it met them.
 pub(super) struct LabelTable {
-    last: (u64, u32),
     /// Place plus one of small numbers.
     direct: Vec<u32>,
     direct_max: u64,
@@ -35,44 +34,38 @@ pub(super) struct LabelTable {
     texts: FxHashMap<Box<[u8]>, u32>,
     /// The number, or [`TEXT`].
     numbers: Vec<u64>,
-    counts: Vec<u32>,
 }
 
 impl LabelTable {
     pub fn new(direct_max: u64) -> Self {
         Self {
-            last: (TEXT, 0),
             direct: Vec::new(),
             direct_max,
             hashed: FxHashMap::default(),
             texts: FxHashMap::default(),
             numbers: Vec::new(),
-            counts: Vec::new(),
         }
     }
 
-    /// Counts one entry of a label and gives the label's place.
+    /// Places of many labels. The first loop only reads, so that lookups which miss the caches overlap.
     #[inline]
+    pub fn numbers(&mut self, keys: &[u64], places: &mut [u32]) {
+        let mut known = true;
+        for (place, &key) in places.iter_mut().zip(keys) {
+            let found = self.direct.get(key as usize).copied().unwrap_or(0);
+            known &= found > 0;
+            *place = found.wrapping_sub(1);
+        }
+        if !known {
+            for (place, &key) in places.iter_mut().zip(keys) {
+                if *place == u32::MAX {
+                    *place = self.number(key);
+                }
+            }
+        }
+    }
+
     pub fn number(&mut self, key: u64) -> u32 {
-        if key != self.last.0 {
-            self.last = (key, self.place_of(key));
-        }
-        self.counts[self.last.1 as usize] += 1;
-        self.last.1
-    }
-
-    #[inline]
-    fn place_of(&mut self, key: u64) -> u32 {
-        if let Some(&known) = self.direct.get(key as usize)
-            && known > 0
-        {
-            return known - 1;
-        }
-        self.place_of_rare(key)
-    }
-
-    #[cold]
-    fn place_of_rare(&mut self, key: u64) -> u32 {
         let next = self.numbers.len() as u32;
         let place = if key < self.direct_max {
             let at = key as usize;
@@ -82,14 +75,18 @@ impl LabelTable {
                     .clamp(1 << 12, self.direct_max as usize);
                 self.direct.resize(len, 0);
             }
-            self.direct[at] = next + 1;
-            next
+            match self.direct[at] {
+                0 => {
+                    self.direct[at] = next + 1;
+                    next
+                }
+                known => known - 1,
+            }
         } else {
             *self.hashed.entry(key).or_insert(next)
         };
         if place == next {
             self.numbers.push(key);
-            self.counts.push(0);
         }
         place
     }
@@ -98,18 +95,20 @@ impl LabelTable {
         if let Some(key) = canonical(label) {
             return self.number(key);
         }
-        let place = match self.texts.get(label) {
+        match self.texts.get(label) {
             Some(&place) => place,
             None => {
                 let place = self.numbers.len() as u32;
                 self.texts.insert(label.into(), place);
                 self.numbers.push(TEXT);
-                self.counts.push(0);
                 place
             }
-        };
-        self.counts[place as usize] += 1;
-        place
+        }
+    }
+
+    /// Labels met.
+    pub fn len(&self) -> usize {
+        self.numbers.len()
     }
 
     /// Keeps what merging needs.
@@ -117,7 +116,6 @@ impl LabelTable {
         Met {
             numbers: self.numbers,
             texts: self.texts,
-            counts: self.counts,
         }
     }
 }
@@ -126,7 +124,6 @@ impl LabelTable {
 pub(super) struct Met {
     numbers: Vec<u64>,
     texts: FxHashMap<Box<[u8]>, u32>,
-    counts: Vec<u32>,
 }
 
 /// One axis of the matrix, all threads together.
@@ -134,8 +131,6 @@ pub(super) struct Axis {
     pub labels: Labels,
     /// Per thread: index of each place.
     pub index_of: Vec<Vec<u32>>,
-    /// Lines of each index.
-    pub counts: Vec<u64>,
 }
 
 /// Merges what the threads met. `None`: more labels than a `u32` can tell apart.
@@ -148,17 +143,7 @@ pub(super) fn merge(met: Vec<Met>) -> Option<Axis> {
     if labels.len() >= u32::MAX as usize {
         return None;
     }
-    let mut counts = vec![0u64; labels.len()];
-    for (met, index_of) in met.iter().zip(&index_of) {
-        for (&index, &count) in index_of.iter().zip(&met.counts) {
-            counts[index as usize] += u64::from(count);
-        }
-    }
-    Some(Axis {
-        labels,
-        index_of,
-        counts,
-    })
+    Some(Axis { labels, index_of })
 }
 
 fn merge_numbers(met: &[Met]) -> (Labels, Vec<Vec<u32>>) {

@@ -42,7 +42,7 @@ use self::{
     labels::Axis,
     parallel::Step,
     parse::Local,
-    sort::{Bench, Built, Dictionary, Piece, Twins, Values},
+    sort::{Bench, Built, Dictionary, Layout, Piece, Twins},
     source::Source,
     spill::Spill,
     values::ValueFacts,
@@ -280,6 +280,8 @@ struct Parsed {
     pieces: Vec<Piece>,
     rows: Axis,
     columns: Axis,
+    /// Lines of each row.
+    row_counts: Vec<u64>,
     value_tables: Vec<Vec<f64>>,
     facts: ValueFacts,
 }
@@ -391,10 +393,12 @@ impl Ingest<'_> {
             return Err(no_data(&self.spec.path, has_header));
         }
         let mut facts = ValueFacts::none();
-        let (mut rows, mut columns, mut value_tables) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut rows, mut columns) = (Vec::new(), Vec::new());
+        let (mut counts, mut value_tables) = (Vec::new(), Vec::new());
         for (_, local, _) in locals {
             facts = facts.join(local.values.facts());
             value_tables.push(local.values.table().to_vec());
+            counts.push(local.row_counts);
             rows.push(local.rows.finish());
             columns.push(local.columns.finish());
         }
@@ -407,11 +411,19 @@ impl Ingest<'_> {
                 ))
             })
         };
+        let rows = merge(rows, "rows")?;
+        let mut row_counts = vec![0; rows.labels.len()];
+        for (index_of, counts) in rows.index_of.iter().zip(counts) {
+            for (&index, count) in index_of.iter().zip(counts) {
+                row_counts[index as usize] += u64::from(count);
+            }
+        }
         Ok(Parsed {
             spill,
             pieces,
-            rows: merge(rows, "rows")?,
+            rows,
             columns: merge(columns, "columns")?,
+            row_counts,
             value_tables,
             facts,
         })
@@ -455,6 +467,7 @@ impl Ingest<'_> {
             pieces,
             rows,
             columns,
+            row_counts,
             value_tables,
             facts,
         } = parsed;
@@ -470,50 +483,44 @@ impl Ingest<'_> {
                 values,
             })
             .collect();
-        let (row_labels, column_labels, counts) = if transposed {
-            (columns.labels, rows.labels, columns.counts)
-        } else {
-            (rows.labels, columns.labels, rows.counts)
-        };
         let bench = Bench {
             spill: &spill,
             threads: self.sorting_threads(),
             stop: self.stop,
         };
+        state.stage = Stage::Sorting;
+        let (row_labels, column_labels, counts) = if transposed {
+            drop(row_counts);
+            let n = columns.labels.len();
+            let mut tick = || progress(*state);
+            let counts = sort::count_columns(&bench, &pieces, &dictionaries, n, &mut tick)?;
+            (columns.labels, rows.labels, counts)
+        } else {
+            (rows.labels, columns.labels, row_counts)
+        };
         let n = column_labels.len();
         let mut given = (pieces, dictionaries, transposed, counts, facts);
         loop {
             let (pieces, dictionaries, transpose, counts, facts) = given;
-            let values = Values::new(&facts, n as u64);
-            let buckets = sort::buckets(&counts);
+            let layout = Layout::new(counts, n, &facts);
             state.stage = Stage::Sorting;
-            state.groups = buckets.len();
+            state.groups = layout.buckets.len();
             let partitioned = sort::partition(
                 &bench,
                 pieces,
                 &dictionaries,
                 transpose,
-                &buckets,
-                &values,
+                &layout,
                 &mut || progress(*state),
             )?;
             drop(dictionaries);
             state.stage = Stage::Writing;
-            let built = sort::build(
-                &bench,
-                staging,
-                &partitioned,
-                &buckets,
-                &counts,
-                n,
-                &values,
-                &mut |groups_done| {
-                    progress(IngestProgress {
-                        groups_done,
-                        ..*state
-                    });
-                },
-            )?;
+            let built = sort::build(&bench, staging, &partitioned, &layout, &mut |groups_done| {
+                progress(IngestProgress {
+                    groups_done,
+                    ..*state
+                });
+            })?;
             match built {
                 Built::Blocks {
                     blocks,
@@ -522,9 +529,9 @@ impl Ingest<'_> {
                     let facts = MatrixFacts {
                         rows: row_labels.len() as u64,
                         columns: n as u64,
-                        nnz: counts.iter().sum(),
+                        nnz: layout.counts.iter().sum(),
                         blocks,
-                        encoding: values.encoding,
+                        encoding: layout.values.encoding,
                         max_abs: facts.max_abs,
                         column_squares,
                     };
@@ -547,9 +554,7 @@ impl Ingest<'_> {
                     let resolved = sort::resolve(
                         &bench,
                         partitioned,
-                        &buckets,
-                        &counts,
-                        &values,
+                        &layout,
                         self.spec.duplicates,
                         &mut || progress(*state),
                     )?;

@@ -19,6 +19,52 @@ pub(super) struct Local {
     /// Whether they hold values rather than codes.
     pub wide: bool,
     pub entries: u64,
+    /// Lines of each row met, by place.
+    pub row_counts: Vec<u32>,
+}
+
+/// Lines with numbers for labels and a code for the value, not yet looked up.
+struct Batch {
+    rows: [u64; BATCH],
+    columns: [u64; BATCH],
+    codes: [u8; BATCH],
+    len: usize,
+}
+
+const BATCH: usize = 256;
+
+impl Batch {
+    fn new() -> Self {
+        Self {
+            rows: [0; BATCH],
+            columns: [0; BATCH],
+            codes: [0; BATCH],
+            len: 0,
+        }
+    }
+
+    /// Hands the lines on.
+    #[inline(never)]
+    fn flush(&mut self, local: &mut Local) {
+        let len = std::mem::take(&mut self.len);
+        let (mut rows, mut columns) = ([0; BATCH], [0; BATCH]);
+        local.rows.numbers(&self.rows[..len], &mut rows[..len]);
+        local
+            .columns
+            .numbers(&self.columns[..len], &mut columns[..len]);
+        let rows = &rows[..len];
+        local.count(rows);
+        if local.wide {
+            for ((&row, &column), &code) in rows.iter().zip(&columns).zip(&self.codes) {
+                spill::put_wide(&mut local.out, row, column, local.values.value(code));
+            }
+        } else {
+            local.out.reserve(len * spill::CODED);
+            for ((&row, &column), &code) in rows.iter().zip(&columns).zip(&self.codes) {
+                spill::put_coded(&mut local.out, row, column, code);
+            }
+        }
+    }
 }
 
 /// Why the fields of a line make no entry.
@@ -40,6 +86,17 @@ impl Local {
             out: Vec::new(),
             wide: false,
             entries: 0,
+            row_counts: Vec::new(),
+        }
+    }
+
+    fn count(&mut self, rows: &[u32]) {
+        self.entries += rows.len() as u64;
+        if self.row_counts.len() < self.rows.len() {
+            self.row_counts.resize(self.rows.len(), 0);
+        }
+        for &row in rows {
+            self.row_counts[row as usize] += 1;
         }
     }
 
@@ -51,7 +108,7 @@ impl Local {
 
     #[inline]
     fn push(&mut self, row: u32, column: u32, value: Result<u8, f64>) {
-        self.entries += 1;
+        self.count(&[row]);
         match value {
             Ok(code) if !self.wide => spill::put_coded(&mut self.out, row, column, code),
             Ok(code) => {
@@ -117,6 +174,8 @@ trait Gap: Copy {
     const EMPTY: bool;
     /// Whether a field ends here, if [`eat`](Gap::eat) agrees.
     fn may_end(self, byte: u8) -> bool;
+    /// Whether all that may end a field is below the digits, as line ends are.
+    fn is_low(self) -> bool;
     /// Where the next field starts when this one ends at `at`.
     fn eat(self, data: &[u8], at: usize) -> Option<usize>;
 }
@@ -136,6 +195,10 @@ impl Gap for Byte {
         byte == self.0
     }
     #[inline(always)]
+    fn is_low(self) -> bool {
+        self.0 < b'0'
+    }
+    #[inline(always)]
     fn eat(self, data: &[u8], at: usize) -> Option<usize> {
         (data[at] == self.0).then_some(at + 1)
     }
@@ -149,6 +212,10 @@ impl Gap for Colons {
         byte == b':'
     }
     #[inline(always)]
+    fn is_low(self) -> bool {
+        false
+    }
+    #[inline(always)]
     fn eat(self, data: &[u8], at: usize) -> Option<usize> {
         (data[at] == b':' && data[at + 1] == b':').then_some(at + 2)
     }
@@ -160,6 +227,10 @@ impl Gap for Blanks {
     #[inline(always)]
     fn may_end(self, byte: u8) -> bool {
         byte == b' ' || byte == b'\t'
+    }
+    #[inline(always)]
+    fn is_low(self) -> bool {
+        true
     }
     #[inline(always)]
     fn eat(self, data: &[u8], at: usize) -> Option<usize> {
@@ -197,8 +268,43 @@ enum Key {
     Text(usize, usize),
 }
 
+impl Key {
+    fn place(self, table: &mut LabelTable, data: &[u8]) -> u32 {
+        match self {
+            Self::Number(number) => table.number(number),
+            Self::Text(from, to) => table.text(&data[from..to]),
+        }
+    }
+}
+
+const ONES: u64 = u64::MAX / 255;
+
 #[inline(always)]
-fn digits(data: &[u8], mut at: usize) -> (u64, usize) {
+fn word(data: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(data[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The number whose digits start at `at`, and where they end. Eight bytes at a time: the lengths of labels vary, and a
+/// loop over bytes would guess them wrong.
+#[inline(always)]
+fn digits(data: &[u8], at: usize) -> (u64, usize) {
+    let bytes = word(data, at) ^ (ONES * 0x30);
+    // Marks bytes above 9; above the first mark there may be wrong ones.
+    let others = (bytes.wrapping_add(ONES * 0x76) | bytes) & (ONES * 0x80);
+    if others == 0 {
+        return many_digits(data, at);
+    }
+    let len = others.trailing_zeros() / 8;
+    // The digits to the high end, zeros before them; twice half, for a length of 0.
+    let shift = 32 - 4 * len;
+    let pairs = (bytes << shift << shift).wrapping_mul(10 << 8 | 1) >> 8;
+    let fours = (pairs & 0x00ff_00ff_00ff_00ff).wrapping_mul(100 << 16 | 1) >> 16;
+    let number = (fours & 0x0000_ffff_0000_ffff).wrapping_mul(10_000 << 32 | 1) >> 32;
+    (number, at + len as usize)
+}
+
+#[inline(never)]
+fn many_digits(data: &[u8], mut at: usize) -> (u64, usize) {
     let mut number = 0u64;
     loop {
         let digit = data[at].wrapping_sub(b'0');
@@ -214,6 +320,16 @@ fn digits(data: &[u8], mut at: usize) -> (u64, usize) {
 #[inline(always)]
 fn field_end<G: Gap>(gap: G, data: &[u8], mut at: usize) -> usize {
     loop {
+        if gap.is_low() {
+            // Past letters and digits, eight at a time: what may end a field is below '0'.
+            let bytes = word(data, at);
+            let low = bytes.wrapping_sub(ONES * 0x30) & !bytes & (ONES * 0x80);
+            if low == 0 {
+                at += 8;
+                continue;
+            }
+            at += low.trailing_zeros() as usize / 8;
+        }
         let byte = data[at];
         if byte == b'\n' || byte == b'\r' || (gap.may_end(byte) && gap.eat(data, at).is_some()) {
             return at;
@@ -260,86 +376,105 @@ fn fast_with<G: Gap>(
     if let Some(value) = plan.value {
         roles[value] = Role::Value;
     }
-    let last = roles.len() - 1;
-    let (mut row, mut column) = (Key::Number(0), Key::Number(0));
-    let (mut mantissa, mut decimals) = (1, 0);
+    let mut batch = Batch::new();
     let mut at = start;
-    'line: while at < end {
-        let line = at;
+    while at < end {
         if data[at] == b'\n' {
             at += 1;
             continue;
         }
-        for (place, role) in roles.iter().enumerate() {
-            match role {
-                Role::Skip => {
-                    if G::QUOTES && data[at] == b'"' {
-                        return line;
+        let Some(line) = plain_line(gap, &roles, data, at) else {
+            break;
+        };
+        if line.end > end {
+            break;
+        }
+        at = line.end;
+        let value = local.values.code_of_digits(line.mantissa, line.decimals);
+        if let (Key::Number(row), Key::Number(column), Ok(code)) = (line.row, line.column, value) {
+            batch.rows[batch.len] = row;
+            batch.columns[batch.len] = column;
+            batch.codes[batch.len] = code;
+            batch.len += 1;
+            if batch.len == BATCH {
+                batch.flush(local);
+            }
+        } else {
+            batch.flush(local);
+            let row = line.row.place(&mut local.rows, data);
+            let column = line.column.place(&mut local.columns, data);
+            local.push(row, column, value);
+        }
+    }
+    batch.flush(local);
+    at
+}
+
+/// A line whose fields are as plain as can be.
+struct Line {
+    row: Key,
+    column: Key,
+    mantissa: u64,
+    decimals: usize,
+    end: usize,
+}
+
+#[inline(always)]
+fn plain_line<G: Gap>(gap: G, roles: &[Role], data: &[u8], start: usize) -> Option<Line> {
+    let mut at = start;
+    let mut line = Line {
+        row: Key::Number(0),
+        column: Key::Number(0),
+        mantissa: 1,
+        decimals: 0,
+        end: 0,
+    };
+    for (place, role) in roles.iter().enumerate() {
+        match role {
+            Role::Skip => {
+                if G::QUOTES && data[at] == b'"' {
+                    return None;
+                }
+                let end = field_end(gap, data, at);
+                if !G::EMPTY && end == at {
+                    return None;
+                }
+                at = end;
+            }
+            Role::Row => (line.row, at) = label(gap, data, at)?,
+            Role::Column => (line.column, at) = label(gap, data, at)?,
+            Role::Value => {
+                let (whole, point) = digits(data, at);
+                let mut len = point - at;
+                if len == 0 {
+                    return None;
+                }
+                line.mantissa = whole;
+                at = point;
+                if data[at] == b'.' {
+                    let (fraction, end) = digits(data, at + 1);
+                    line.decimals = end - at - 1;
+                    len += line.decimals;
+                    if len > 15 {
+                        return None;
                     }
-                    let end = field_end(gap, data, at);
-                    if !G::EMPTY && end == at {
-                        return line;
-                    }
+                    line.mantissa = whole * TENS[line.decimals] + fraction;
                     at = end;
                 }
-                Role::Row => match label(gap, data, at) {
-                    Some((key, end)) => (row, at) = (key, end),
-                    None => return line,
-                },
-                Role::Column => match label(gap, data, at) {
-                    Some((key, end)) => (column, at) = (key, end),
-                    None => return line,
-                },
-                Role::Value => {
-                    let (whole, point) = digits(data, at);
-                    let mut len = point - at;
-                    if len == 0 {
-                        return line;
-                    }
-                    (mantissa, decimals) = (whole, 0);
-                    at = point;
-                    if data[at] == b'.' {
-                        let (fraction, end) = digits(data, at + 1);
-                        decimals = end - at - 1;
-                        len += decimals;
-                        if len > 15 {
-                            return line;
-                        }
-                        mantissa = whole * TENS[decimals] + fraction;
-                        at = end;
-                    }
-                    if len > 15 {
-                        return line;
-                    }
-                }
-            }
-            if place < last {
-                match gap.eat(data, at) {
-                    Some(next) => at = next,
-                    None => return line,
+                if len > 15 {
+                    return None;
                 }
             }
         }
-        if data[at] == b'\r' {
-            at += 1;
+        if place + 1 < roles.len() {
+            at = gap.eat(data, at)?;
         }
-        if data[at] != b'\n' || at >= end {
-            return line;
-        }
-        at += 1;
-        let row = match row {
-            Key::Number(number) => local.rows.number(number),
-            Key::Text(from, to) => local.rows.text(&data[from..to]),
-        };
-        let column = match column {
-            Key::Number(number) => local.columns.number(number),
-            Key::Text(from, to) => local.columns.text(&data[from..to]),
-        };
-        let value = local.values.code_of_digits(mantissa, decimals);
-        local.push(row, column, value);
-        continue 'line;
     }
-    at
+    if data[at] == b'\r' {
+        at += 1;
+    }
+    line.end = at + 1;
+    (data[at] == b'\n').then_some(line)
 }
 
 const TENS: [u64; 16] = {

@@ -6,7 +6,10 @@
 
 use std::{
     ops::Range,
-    sync::{Condvar, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -51,7 +54,7 @@ pub(super) struct Bucket {
 }
 
 /// Cuts the rows into blocks and those into buckets.
-pub(super) fn buckets(counts: &[u64]) -> Vec<Bucket> {
+fn buckets(counts: &[u64]) -> Vec<Bucket> {
     let mut all: Vec<Bucket> = Vec::new();
     let mut cutter = Cutter::default();
     let (mut start, mut nnz) = (0, 0);
@@ -100,6 +103,56 @@ impl Values {
     }
 }
 
+/// Lines of each column, counted when it turns out that columns become rows.
+pub(super) fn count_columns(
+    bench: &Bench<'_>,
+    pieces: &[Piece],
+    dictionaries: &[Dictionary],
+    columns: usize,
+    tick: &mut dyn FnMut(),
+) -> Result<Vec<u64>, Failure> {
+    let counts: Vec<AtomicU64> = (0..columns).map(|_| AtomicU64::new(0)).collect();
+    parallel::each(
+        vec![Vec::new(); bench.threads],
+        pieces.len(),
+        bench.stop,
+        tick,
+        |buffer, number, _| {
+            let piece = &pieces[number];
+            let index_of = &dictionaries[piece.thread].columns;
+            let records = bench
+                .spill
+                .part(&piece.records, 0..piece.records.len(), buffer)?;
+            for record in records.chunks_exact(spill::width(piece.wide)) {
+                let (_, column) = spill::ids(record);
+                counts[index_of[column as usize] as usize].fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        },
+    )?;
+    Ok(counts.into_iter().map(AtomicU64::into_inner).collect())
+}
+
+/// How a matrix is laid out: follows from the lengths of its rows and its values.
+pub(super) struct Layout {
+    pub buckets: Vec<Bucket>,
+    /// Entries of each row.
+    pub counts: Vec<u64>,
+    pub columns: usize,
+    pub values: Values,
+}
+
+impl Layout {
+    pub fn new(counts: Vec<u64>, columns: usize, facts: &ValueFacts) -> Self {
+        Self {
+            buckets: buckets(&counts),
+            counts,
+            columns,
+            values: Values::new(facts, columns as u64),
+        }
+    }
+}
+
 /// Records sorted by bucket.
 pub(super) struct Partitioned {
     records: Vec<Kept>,
@@ -121,10 +174,12 @@ pub(super) fn partition(
     pieces: Vec<Piece>,
     dictionaries: &[Dictionary],
     transpose: bool,
-    buckets: &[Bucket],
-    values: &Values,
+    layout: &Layout,
     tick: &mut dyn FnMut(),
 ) -> Result<Partitioned, Failure> {
+    let Layout {
+        buckets, values, ..
+    } = layout;
     let maps: Vec<Map> = dictionaries
         .iter()
         .map(|d| Map::new(d, transpose, buckets, values))
@@ -132,24 +187,31 @@ pub(super) fn partition(
     let pieces: Vec<Mutex<Option<Piece>>> =
         pieces.into_iter().map(|p| Mutex::new(Some(p))).collect();
     let scratch: Vec<_> = (0..bench.threads)
-        .map(|_| (Vec::new(), Vec::new(), vec![0u32; buckets.len() + 1]))
+        .map(|_| Sorting {
+            buffer: Vec::new(),
+            out: Vec::new(),
+            places: Vec::new(),
+            starts: vec![0; buckets.len()],
+        })
         .collect();
     let done = parallel::each(
         scratch,
         pieces.len(),
         bench.stop,
         tick,
-        |(buffer, out, starts), number, _| {
+        |scratch: &mut Sorting, number, _| {
             let piece = pieces[number]
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .take()
                 .expect("a piece is taken once");
             let len = piece.records.len();
-            let records = bench.spill.part(&piece.records, 0..len, buffer)?;
+            let mut buffer = std::mem::take(&mut scratch.buffer);
+            let records = bench.spill.part(&piece.records, 0..len, &mut buffer)?;
             let map = &maps[piece.thread];
-            let parts = map.sort(records, piece.wide, transpose, values, out, starts);
-            let records = bench.spill.replace(piece.records, out)?;
+            let parts = map.sort(records, piece.wide, transpose, values, scratch);
+            scratch.buffer = buffer;
+            let records = bench.spill.replace(piece.records, &scratch.out)?;
             Ok((records, parts))
         },
     )?;
@@ -164,6 +226,16 @@ pub(super) fn partition(
         }
     }
     Ok(result)
+}
+
+/// Memory of one thread that sorts pieces.
+struct Sorting {
+    buffer: Vec<u8>,
+    out: Vec<u8>,
+    /// Of each record.
+    places: Vec<u64>,
+    /// Of each bucket in `out`.
+    starts: Vec<u32>,
 }
 
 /// Bucket and row within it, of each place of a thread.
@@ -216,9 +288,14 @@ impl<'a> Map<'a> {
         wide: bool,
         transpose: bool,
         values: &Values,
-        out: &mut Vec<u8>,
-        starts: &mut [u32],
+        scratch: &mut Sorting,
     ) -> Vec<(u32, Range<usize>)> {
+        let Sorting {
+            out,
+            places,
+            starts,
+            ..
+        } = scratch;
         let from = spill::width(wide);
         let to = spill::width(values.wide());
         let ids = |record: &[u8]| {
@@ -230,9 +307,13 @@ impl<'a> Map<'a> {
             }
         };
         starts.fill(0);
-        for record in records.chunks_exact(from) {
+        places.clear();
+        places.extend(records.chunks_exact(from).map(|record| {
             let (row, _) = ids(record);
-            starts[(self.places[row as usize] >> 32) as usize] += 1;
+            self.places[row as usize]
+        }));
+        for place in &*places {
+            starts[(place >> 32) as usize] += 1;
         }
         let mut parts = Vec::new();
         let mut sum = 0;
@@ -246,9 +327,8 @@ impl<'a> Map<'a> {
             }
         }
         out.resize(sum as usize * to, 0);
-        for record in records.chunks_exact(from) {
-            let (row, column) = ids(record);
-            let place = self.places[row as usize];
+        for (record, &place) in records.chunks_exact(from).zip(&*places) {
+            let (_, column) = ids(record);
             let next = &mut starts[(place >> 32) as usize];
             let at = *next as usize * to;
             *next += 1;
@@ -308,15 +388,15 @@ impl Scratch {
         spill: &Spill,
         partitioned: &Partitioned,
         number: usize,
-        bucket: &Bucket,
-        counts: &[u64],
-        values: &Values,
+        layout: &Layout,
         stable: bool,
     ) -> Result<(), Failure> {
+        let bucket = &layout.buckets[number];
+        let values = &layout.values;
         self.row_start.clear();
         self.row_start.push(0);
         let mut sum = 0;
-        for &count in &counts[bucket.rows.clone()] {
+        for &count in &layout.counts[bucket.rows.clone()] {
             sum += count as usize;
             self.row_start.push(sum);
         }
@@ -463,35 +543,31 @@ pub(super) fn build(
     bench: &Bench<'_>,
     staging: &Staging,
     partitioned: &Partitioned,
-    buckets: &[Bucket],
-    counts: &[u64],
-    columns: usize,
-    values: &Values,
+    layout: &Layout,
     tick: &mut dyn FnMut(usize),
 ) -> Result<Built, Failure> {
+    let Layout {
+        buckets,
+        columns,
+        values,
+        ..
+    } = layout;
+    let columns = *columns;
     let squares = Squares {
         sums: Mutex::new((0, vec![0.0; columns])),
         moved: Condvar::new(),
     };
     let twins: Mutex<Option<(usize, Twins)>> = Mutex::new(None);
-    let finished = std::sync::atomic::AtomicUsize::new(0);
+    let finished = AtomicUsize::new(0);
     let scratch: Vec<Scratch> = (0..bench.threads).map(|_| Scratch::default()).collect();
     let result = parallel::each(
         scratch,
         buckets.len(),
         bench.stop,
-        &mut || tick(finished.load(std::sync::atomic::Ordering::Relaxed)),
+        &mut || tick(finished.load(Ordering::Relaxed)),
         |scratch, number, signal| {
             let bucket = &buckets[number];
-            scratch.gather(
-                bench.spill,
-                partitioned,
-                number,
-                bucket,
-                counts,
-                values,
-                false,
-            )?;
+            scratch.gather(bench.spill, partitioned, number, layout, false)?;
             signal.check(number)?;
             if let Some(found) = scratch.sort_rows(bucket.rows.start) {
                 let mut twins = twins.lock().unwrap_or_else(PoisonError::into_inner);
@@ -515,7 +591,7 @@ pub(super) fn build(
                     &values.encoding,
                 )?);
             }
-            finished.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            finished.fetch_add(1, Ordering::Relaxed);
             Ok(made)
         },
     );
@@ -585,12 +661,11 @@ pub(super) struct Resolved {
 pub(super) fn resolve(
     bench: &Bench<'_>,
     partitioned: Partitioned,
-    buckets: &[Bucket],
-    counts: &[u64],
-    values: &Values,
+    layout: &Layout,
     duplicates: Duplicates,
     tick: &mut dyn FnMut(),
 ) -> Result<Resolved, Failure> {
+    let buckets = &layout.buckets;
     let scratch: Vec<_> = (0..bench.threads)
         .map(|_| (Scratch::default(), Vec::new()))
         .collect();
@@ -601,15 +676,7 @@ pub(super) fn resolve(
         tick,
         |(scratch, out), number, signal| {
             let bucket = &buckets[number];
-            scratch.gather(
-                bench.spill,
-                &partitioned,
-                number,
-                bucket,
-                counts,
-                values,
-                true,
-            )?;
+            scratch.gather(bench.spill, &partitioned, number, layout, true)?;
             signal.check(number)?;
             scratch.sort_rows(bucket.rows.start);
             out.clear();
@@ -649,7 +716,7 @@ pub(super) fn resolve(
     }
     let mut resolved = Resolved {
         pieces: Vec::new(),
-        counts: Vec::with_capacity(counts.len()),
+        counts: Vec::with_capacity(layout.counts.len()),
         facts: ValueFacts::none(),
     };
     for (records, counts, facts) in done {

@@ -131,7 +131,7 @@ fn oracle(lines: &[(String, String, f64)], duplicates: Duplicates) -> Option<Ent
     };
     let rows = key(lines.iter().map(|l| &l.0).collect());
     let columns = key(lines.iter().map(|l| &l.1).collect());
-    let mut cells: BTreeMap<(usize, usize), Vec<&(String, String, f64)>> = BTreeMap::new();
+    let mut cells: BTreeMap<_, Vec<&(String, String, f64)>> = BTreeMap::new();
     for line in lines {
         cells
             .entry((rows[&line.0], columns[&line.1]))
@@ -403,6 +403,33 @@ fn an_interrupted_ingest_leaves_nothing() {
             .count(),
         0
     );
+    assert!(world.cache.list().unwrap().is_empty());
+}
+
+#[test]
+fn an_ingest_interrupted_midway_leaves_nothing() {
+    let world = World::new();
+    // Packed tightly, so that reading takes long enough to be told of.
+    let line = "1,2,3\n".repeat(1 << 20);
+    let path = world.file(
+        "long.zst",
+        zstd::encode_all(line.repeat(8).as_bytes(), 1).unwrap(),
+    );
+    let stop = AtomicBool::new(false);
+    let failure = ingest(
+        &by_number(&path),
+        &world.options(),
+        &mut |_| stop.store(true, Ordering::Relaxed),
+        &stop,
+    )
+    .unwrap_err();
+    // Were it over before the first word of progress, its twins would be told of.
+    assert!(matches!(
+        failure.code,
+        ExitCode::Interrupted | ExitCode::Data
+    ));
+    let tmp = world.cache.path().join("v1/tmp");
+    assert_eq!(fs::read_dir(tmp).unwrap().count(), 0);
     assert!(world.cache.list().unwrap().is_empty());
 }
 

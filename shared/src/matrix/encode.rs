@@ -298,8 +298,9 @@ impl ByColumn {
                 self.counters[column as usize] = start;
             }
             for (row, bounds) in offsets.windows(2).enumerate() {
-                for k in bounds[0] as usize..bounds[1] as usize {
-                    let next = &mut self.counters[columns_of[k] as usize];
+                let range = bounds[0] as usize..bounds[1] as usize;
+                for (k, &column) in range.clone().zip(&columns_of[range]) {
+                    let next = &mut self.counters[column as usize];
                     take(k, row as u16, *next as usize);
                     *next += 1;
                 }
@@ -312,8 +313,9 @@ impl ByColumn {
             for (row, bounds) in offsets.windows(2).enumerate() {
                 // Columns ascend within a row and so do items: search only onwards.
                 let mut from = 0;
-                for k in bounds[0] as usize..bounds[1] as usize {
-                    from += gallop(&items.columns[from..], columns_of[k]);
+                let range = bounds[0] as usize..bounds[1] as usize;
+                for (k, &column) in range.clone().zip(&columns_of[range]) {
+                    from += gallop(&items.columns[from..], column);
                     take(k, row as u16, next[from] as usize);
                     next[from] += 1;
                 }
