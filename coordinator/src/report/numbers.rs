@@ -50,7 +50,7 @@ pub fn aligned(numbers: &[f64]) -> impl Fn(f64) -> String {
     let largest = numbers.iter().copied().filter_map(magnitude).max();
     let smallest = numbers.iter().copied().filter_map(magnitude).min();
     let places = match (largest, smallest) {
-        (Some(largest), Some(smallest)) if largest < 7 && largest >= -2 => {
+        (Some(largest), Some(smallest)) if (-2..7).contains(&largest) => {
             Some((4 - smallest).clamp(0, 6 - largest.min(2)) as usize)
         }
         _ => None,
