@@ -151,7 +151,12 @@ impl From<LoadError> for End {
 /// The whole program.
 pub fn main() -> process::ExitCode {
     std::panic::set_hook(Box::new(|panic| {
-        let message = panic.payload_as_str().unwrap_or("no message");
+        let payload = panic.payload();
+        let message = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("no message");
         let place = panic
             .location()
             .map_or(String::new(), |place| format!(" ({place})"));
@@ -261,4 +266,62 @@ fn start_logging(global: &Global) {
         .with_writer(std::io::stderr)
         .with_ansi(global.stderr_look().color)
         .try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_tells_exit_codes_examples_and_where_things_go() {
+        let mut cli = Cli::command();
+        cli.build();
+        for name in ["run", "check"] {
+            let command = cli.find_subcommand_mut(name).unwrap();
+            let help = command.render_long_help().to_string();
+            assert!(help.contains(EXIT_CODES), "{name}: {help}");
+        }
+        let run = cli.find_subcommand_mut("run").unwrap();
+        let help = run.render_long_help().to_string();
+        for word in [
+            "Examples:",
+            "stdout",
+            "svdjob init --defaults",
+            "manifest.json",
+        ] {
+            assert!(help.contains(word), "{word}: {help}");
+        }
+        assert!(cli.render_long_help().to_string().contains(EXIT_CODES));
+        for (code, number) in [
+            (ExitCode::Job, "    2  "),
+            (ExitCode::Data, "    3  "),
+            (ExitCode::Resources, "    4  "),
+            (ExitCode::NoFarm, "    5  "),
+            (ExitCode::Tolerance, "    6  "),
+            (ExitCode::Bug, "   70  "),
+            (ExitCode::Interrupted, "  130  "),
+        ] {
+            assert_eq!(number.trim(), (code as u8).to_string());
+            assert!(EXIT_CODES.contains(number));
+        }
+    }
+
+    #[test]
+    fn failures_are_told_with_what_to_do() {
+        let failure = Failure::data("ratings.csv is empty").help("was it downloaded whole?");
+        assert_eq!(
+            failure_text(&failure, Look::PLAIN),
+            "error: ratings.csv is empty\n help: was it downloaded whole?\n"
+        );
+        let bug = failure_text(&Failure::bug("block 7 is gone"), Look::PLAIN);
+        assert!(bug.contains("bug of svdjob"), "{bug}");
+        let interrupted = failure_text(&Failure::interrupted(), Look::PLAIN);
+        assert_eq!(interrupted, "interrupted\n");
+    }
 }

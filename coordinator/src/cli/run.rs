@@ -11,8 +11,8 @@ use crate::run::RunOptions;
 
 /// Factor a matrix as a job file says.
 ///
-/// Reads the ratings once, keeps them prepared in the cache, finds the leading singular triplets A = U S V^T in a few
-/// passes over that, and writes the factors. Same matrix, job and seed give the same factors bit for bit, whatever the
+/// Reads the ratings once, keeps them prepared in the cache, finds its leading singular triplets in a few passes over
+/// that, and writes them: A is close to U S V^T. Same matrix, job and seed give the same factors bit for bit, whatever the
 /// memory and the cores.
 #[derive(clap::Args, Clone, Debug)]
 #[command(
@@ -24,12 +24,12 @@ pub struct RunArgs {
     #[arg(value_name = "FILE", default_value = "factor.toml")]
     pub file: PathBuf,
 
-    #[command(flatten)]
-    pub overrides: Overrides,
-
     /// Read the input anew, even if it is found prepared in the cache
     #[arg(long)]
     pub fresh: bool,
+
+    #[command(flatten)]
+    pub overrides: Overrides,
 }
 
 const AFTER_SHORT: &str = "\

@@ -105,8 +105,7 @@ impl Loaded {
 
         let matrix = &self.job.matrix;
         let written = file.matrix.path.as_ref();
-        // A flag may have taken the place of what the file says.
-        let from_file = written.filter(|path| matrix.path.ends_with(plain(path.get_ref())));
+        let from_file = written.filter(|_| !self.input_from_flag);
         match existing(&matrix.path) {
             Err(wrong) => {
                 code = ExitCode::Data;
@@ -148,19 +147,6 @@ impl Loaded {
             code,
         }))
     }
-}
-
-/// Without what only leads there.
-fn plain(path: &str) -> &Path {
-    let mut path = path;
-    while let Some(rest) = path
-        .strip_prefix("./")
-        .or_else(|| path.strip_prefix("../"))
-        .or_else(|| path.strip_prefix("~/"))
-    {
-        path = rest;
-    }
-    Path::new(path)
 }
 
 /// What is wrong with a file.

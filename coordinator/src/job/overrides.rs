@@ -16,7 +16,7 @@ pub struct Overrides {
     pub input: Option<PathBuf>,
 
     /// Singular triplets wanted
-    #[arg(long, short = 'k', value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, short = 'k', value_name = "K", value_parser = rank)]
     pub rank: Option<u32>,
 
     /// Extra columns of the sketch
@@ -62,6 +62,13 @@ pub struct Overrides {
     /// Show the nearest neighbours of this column (may be repeated)
     #[arg(long, value_name = "NAME")]
     pub nearest: Vec<String>,
+}
+
+fn rank(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(rank) if rank > 0 => Ok(rank),
+        _ => Err("expected a whole number, 1 or more".into()),
+    }
 }
 
 fn precision() -> impl TypedValueParser<Value = Precision> {

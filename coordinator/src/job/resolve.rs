@@ -19,6 +19,8 @@ pub struct Loaded {
     pub job: Job,
     pub file: JobFile,
     pub source: Source,
+    /// The input is not the one that the file names.
+    pub input_from_flag: bool,
     /// What is allowed but looks wrong.
     pub warnings: Vec<String>,
 }
@@ -59,6 +61,7 @@ pub fn resolve(source: Source, base: &Path, flags: &Overrides) -> Result<Loaded,
             job,
             file,
             source,
+            input_from_flag: flags.input.is_some(),
             warnings,
         }),
         _ => Err(Problems {

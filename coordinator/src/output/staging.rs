@@ -63,12 +63,11 @@ impl Staging {
     }
 
     fn enter(directory: &Path, made: Vec<PathBuf>) -> Result<Self, Failure> {
-        let undo = |made: &[PathBuf]| unmake(made);
         let hidden = tempfile::Builder::new()
             .prefix(PREFIX)
             .tempdir_in(directory)
             .map_err(|error| {
-                undo(&made);
+                unmake(&made);
                 cannot(directory, "the output directory cannot be written", &error)
             })?;
         let lock = File::create(hidden.path().join("lock.new")).and_then(|lock| {
@@ -78,7 +77,7 @@ impl Staging {
             Ok(lock)
         });
         let lock = lock.map_err(|error| {
-            undo(&made);
+            unmake(&made);
             cannot(directory, "the output directory cannot be written", &error)
         })?;
         Ok(Self {

@@ -43,12 +43,30 @@ pub fn digits(number: f64) -> String {
     }
 }
 
+/// A way to show all of these numbers with their points below each other and five digits or more of each, as far as
+/// their sizes allow.
+pub fn aligned(numbers: &[f64]) -> impl Fn(f64) -> String {
+    let magnitude = |x: f64| (x > 0.0 && x.is_finite()).then(|| x.log10().floor() as i32);
+    let largest = numbers.iter().copied().filter_map(magnitude).max();
+    let smallest = numbers.iter().copied().filter_map(magnitude).min();
+    let places = match (largest, smallest) {
+        (Some(largest), Some(smallest)) if (-2..7).contains(&largest) => {
+            Some((4 - smallest).clamp(0, 6 - largest.min(2)) as usize)
+        }
+        _ => None,
+    };
+    move |number| match places {
+        Some(places) => format!("{number:.places$}"),
+        None => digits(number),
+    }
+}
+
 /// `75.3` seconds as `1 min 15 s`.
 pub fn duration(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
         return "?".into();
     }
-    if seconds < 0.0995 {
+    if seconds < 0.9995 {
         return format!("{:.0} ms", seconds * 1000.0);
     }
     if seconds < 9.95 {
@@ -141,11 +159,21 @@ mod tests {
         assert_eq!(digits(1_234_567_890.0), "1.2346e9");
         assert_eq!(digits(12_345.6), "12346");
         assert_eq!(duration(0.0123), "12 ms");
+        assert_eq!(duration(0.34), "340 ms");
         assert_eq!(duration(2.31), "2.3 s");
         assert_eq!(duration(75.3), "75 s");
         assert_eq!(duration(605.0), "10 min 05 s");
         assert_eq!(duration(7300.0), "2 h 01 min");
         assert_eq!(percent(0.212), "21.20 %");
+        let show = aligned(&[534.42007, 89.070021, 10.688]);
+        assert_eq!([534.42007, 10.688].map(show), ["534.420", "10.688"]);
+        let show = aligned(&[1.0, 1e-9]);
+        assert_eq!([1.0, 1e-9].map(show), ["1.000000", "0.000000"]);
+        let show = aligned(&[123_456.7, 99_999.0]);
+        assert_eq!([123_456.7, 99_999.0].map(show), ["123457", "99999"]);
+        let show = aligned(&[3e12, 2e12]);
+        assert_eq!([3e12].map(show), ["3.0000e12"]);
+        assert_eq!([0.0].map(aligned(&[])), ["0"]);
     }
 
     #[test]

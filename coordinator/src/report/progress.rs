@@ -221,6 +221,8 @@ impl<W: Write + Send> Observer for Lines<W> {
 /// A bar that stays in its line and goes when the run ends.
 struct Bar {
     bar: ProgressBar,
+    /// No room for a bar beside its text.
+    narrow: bool,
     start: Instant,
     last: Duration,
     pace: Pace,
@@ -232,22 +234,31 @@ impl Bar {
     fn new() -> Self {
         Self {
             bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()),
+            narrow: screen::width(std::io::stderr()) < 80,
             start: Instant::now(),
             last: Duration::ZERO,
             pace: Pace::default(),
         }
     }
 
-    fn style(known: bool) -> ProgressStyle {
-        let narrow = screen::width(std::io::stderr()) < 70;
-        let template = match (known, narrow) {
+    fn style(&self, known: bool) -> ProgressStyle {
+        let template = match (known, self.narrow) {
             (true, false) => "{prefix} [{wide_bar}] {msg}",
-            (true, true) => "{prefix}, {wide_msg}",
-            (false, _) => "{prefix} {wide_msg}",
+            (true, true) | (false, _) => "{prefix} {wide_msg}",
         };
         ProgressStyle::with_template(template)
             .unwrap_or_else(|_| ProgressStyle::default_bar())
             .progress_chars("=> ")
+    }
+
+    fn message(&self, now: Duration) -> String {
+        let text = self.pace.text(now);
+        if self.narrow {
+            text
+        } else {
+            // So that the bar keeps its length.
+            format!("{text:<36}")
+        }
     }
 }
 
@@ -259,11 +270,12 @@ impl Observer for Bar {
                 let total = stage.total;
                 self.pace.begin(stage, now);
                 self.last = now;
-                self.bar.set_style(Self::style(total.is_some()));
-                self.bar.set_length(total.unwrap_or(0));
+                // In this order, for each of these may draw.
+                self.bar.set_message(self.message(now));
                 self.bar.set_position(0);
                 self.bar.set_prefix(self.pace.title());
-                self.bar.set_message("");
+                self.bar.set_length(total.unwrap_or(0));
+                self.bar.set_style(self.style(total.is_some()));
                 self.bar.tick();
             }
             Event::Done(done) => {
@@ -271,7 +283,7 @@ impl Observer for Bar {
                 if now.saturating_sub(self.last) >= BAR_EVERY {
                     self.last = now;
                     self.bar.set_position(done);
-                    self.bar.set_message(self.pace.text(now));
+                    self.bar.set_message(self.message(now));
                     self.bar.tick();
                 }
             }

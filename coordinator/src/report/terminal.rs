@@ -1,6 +1,6 @@
 //! The result for people.
 
-use super::numbers::{about, count, cut, digits, duration, percent, table, wrap};
+use super::numbers::{about, aligned, count, cut, duration, percent, table, wrap};
 use super::summary::Summary;
 use crate::job::diagnostics::Look;
 use crate::job::size;
@@ -21,8 +21,10 @@ pub fn render(summary: &Summary, look: Look) -> String {
             ..look
         },
     };
-    triplets(summary, &mut page);
-    page.text.push('\n');
+    if !summary.sigma.is_empty() {
+        triplets(summary, &mut page);
+        page.text.push('\n');
+    }
 
     page.entry("Factored", &factored(summary));
     if let Some(text) = deficient(summary) {
@@ -101,6 +103,7 @@ fn triplets(summary: &Summary, page: &mut Page) {
     };
     header.truncate(columns);
     let mut rows = vec![header];
+    let sigma_text = aligned(&summary.sigma);
     let of = |values: &[f64], at: usize, show: fn(f64) -> String| {
         values
             .get(at)
@@ -115,7 +118,7 @@ fn triplets(summary: &Summary, page: &mut Page) {
         }
         let mut row = vec![
             (at + 1).to_string(),
-            digits(sigma),
+            sigma_text(sigma),
             of(&summary.residuals, at, |x| format!("{x:.1e}")),
             of(&summary.explained, at, percent),
             of(&cumulative, at, percent),
@@ -216,25 +219,12 @@ fn factors(summary: &Summary) -> String {
 
 /// Three lines to paste: they are never broken.
 fn numpy(summary: &Summary, page: &mut Page) {
-    let indent = if page.look.width < NARROW {
-        page.entry("In Python", "");
-        page.text.truncate(page.text.trim_end().len());
-        page.text.push('\n');
-        2
-    } else {
-        page.text.push('\n');
-        2
-    };
+    page.text.push('\n');
+    page.bold("In Python");
     let directory = python_text(&summary.directory.display().to_string());
-    for line in [
-        "import numpy as np".to_owned(),
-        format!(
-            "U, S, Vt = (np.load({directory} + x) for x in (\"/U.npy\", \"/S.npy\", \"/Vt.npy\"))"
-        ),
-        "row = U[0] * S @ Vt    # row 0 of the matrix, as the factors have it".to_owned(),
-    ] {
-        page.line(&format!("{:indent$}{line}", ""));
-    }
+    page.line("  import numpy as np");
+    page.line(&format!("  d = {directory}"));
+    page.line("  U, S, Vt = (np.load(f\"{d}/{x}.npy\") for x in (\"U\", \"S\", \"Vt\"))");
 }
 
 /// A text as Python writes it.
@@ -252,4 +242,184 @@ fn python_text(text: &str) -> String {
     }
     quoted.push('"');
     quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::summary::{Nearest, Neighbour, Orthogonality, Phase, Rank};
+
+    fn summary(rank: usize) -> Summary {
+        Summary {
+            rows: 610,
+            columns: 9724,
+            nnz: 100_836,
+            rank: Rank {
+                requested: 50,
+                got: rank as u32,
+            },
+            sigma: (0..rank).map(|i| 534.4201 / (1.0 + i as f64)).collect(),
+            residuals: (0..rank).map(|i| 2.1e-7 * 1.2f64.powi(i as i32)).collect(),
+            explained: (0..rank).map(|i| 0.21 / (1.0 + i as f64).powi(2)).collect(),
+            orthogonality: Orthogonality {
+                u: 2.4e-7,
+                v: 3.6e-7,
+            },
+            passes: 10,
+            pass_seconds: 0.25,
+            phases: [("ingest", 0.031), ("factors", 0.28)]
+                .map(|(name, seconds)| Phase {
+                    name: name.into(),
+                    seconds,
+                })
+                .to_vec(),
+            seconds: 0.34,
+            peak_memory: Some(38 << 20),
+            directory: "/data/factors".into(),
+            nearest: vec![Nearest {
+                of: "Toy Story (1995)".into(),
+                neighbours: [
+                    ("Toy Story 2 (1999)", 0.914),
+                    (
+                        "Adventures of Priscilla, Queen of the Desert, The (1994)",
+                        0.8,
+                    ),
+                ]
+                .map(|(name, cosine)| Neighbour {
+                    name: name.into(),
+                    cosine,
+                })
+                .to_vec(),
+            }],
+            ..Summary::default()
+        }
+    }
+
+    fn plain(summary: &Summary, width: usize) -> String {
+        render(
+            summary,
+            Look {
+                color: false,
+                width,
+            },
+        )
+    }
+
+    #[test]
+    fn a_wide_terminal() {
+        assert_eq!(
+            plain(&summary(50), 100),
+            r#"  #    sigma  residual    share  together
+  1  534.420    2.1e-7  21.00 %   21.00 %
+  2  267.210    2.5e-7   5.25 %   26.25 %
+  3  178.140    3.0e-7   2.33 %   28.58 %
+  4  133.605    3.6e-7   1.31 %   29.90 %
+  5  106.884    4.4e-7   0.84 %   30.74 %
+  6   89.070    5.2e-7   0.58 %   31.32 %
+  7   76.346    6.3e-7   0.43 %   31.75 %
+  8   66.803    7.5e-7   0.33 %   32.08 %
+  9   59.380    9.0e-7   0.26 %   32.34 %
+ 10   53.442    1.1e-6   0.21 %   32.55 %
+...
+ 48   11.134    1.1e-3   0.01 %   34.11 %
+ 49   10.907    1.3e-3   0.01 %   34.12 %
+ 50   10.688    1.6e-3   0.01 %   34.13 %
+
+Factored   610 rows x 9,724 columns, 100,836 entries (1.70 % of all)
+Accuracy   worst residual 1.6e-3 (triplet 50); U and V orthonormal to 3.6e-7; 34.13 % of the sum of
+           squares explained
+Time       340 ms: ingest 31 ms, factors 280 ms; 10 passes at 4.0 million entries/s; at most 38 MiB
+           of memory
+Factors    /data/factors: U.npy (610 x 50), S.npy (50), Vt.npy (50 x 9724), rows.csv, columns.csv,
+           manifest.json
+
+In Python
+  import numpy as np
+  d = "/data/factors"
+  U, S, Vt = (np.load(f"{d}/{x}.npy") for x in ("U", "S", "Vt"))
+
+Nearest to Toy Story (1995)
+  0.91  Toy Story 2 (1999)
+  0.80  Adventures of Priscilla, Queen of the Desert, The (1994)
+"#
+        );
+    }
+
+    #[test]
+    fn a_narrow_terminal() {
+        assert_eq!(
+            plain(&summary(50), 40),
+            r#"  #    sigma  residual    share
+  1  534.420    2.1e-7  21.00 %
+  2  267.210    2.5e-7   5.25 %
+  3  178.140    3.0e-7   2.33 %
+  4  133.605    3.6e-7   1.31 %
+  5  106.884    4.4e-7   0.84 %
+  6   89.070    5.2e-7   0.58 %
+  7   76.346    6.3e-7   0.43 %
+  8   66.803    7.5e-7   0.33 %
+  9   59.380    9.0e-7   0.26 %
+ 10   53.442    1.1e-6   0.21 %
+...
+ 48   11.134    1.1e-3   0.01 %
+ 49   10.907    1.3e-3   0.01 %
+ 50   10.688    1.6e-3   0.01 %
+
+Factored
+  610 rows x 9,724 columns, 100,836
+  entries (1.70 % of all)
+Accuracy
+  worst residual 1.6e-3 (triplet 50); U
+  and V orthonormal to 3.6e-7; 34.13 %
+  of the sum of squares explained
+Time
+  340 ms: ingest 31 ms, factors 280 ms;
+  10 passes at 4.0 million entries/s; at
+  most 38 MiB of memory
+Factors
+  /data/factors: U.npy (610 x 50), S.npy
+  (50), Vt.npy (50 x 9724), rows.csv,
+  columns.csv, manifest.json
+
+In Python
+  import numpy as np
+  d = "/data/factors"
+  U, S, Vt = (np.load(f"{d}/{x}.npy") for x in ("U", "S", "Vt"))
+
+Nearest to Toy Story (1995)
+  0.91  Toy Story 2 (1999)
+  0.80  Adventures of Priscilla, Quee...
+"#
+        );
+    }
+
+    #[test]
+    fn only_what_is_to_be_pasted_is_wider_than_the_terminal() {
+        for width in [30, 40, 60, 80, 100, 200] {
+            for line in plain(&summary(50), width).lines() {
+                let pasted = line.starts_with("  U, S, Vt");
+                assert!(pasted || line.chars().count() <= width, "{width}: {line}");
+                assert_eq!(line, line.trim_end());
+            }
+        }
+    }
+
+    #[test]
+    fn a_lower_rank_is_said_in_words() {
+        let text = plain(&summary(3), 100);
+        let said =
+            "the matrix has rank 3, as far as can be told; so there are 3 triplets, not the 50";
+        assert!(text.contains(said), "{text}");
+        assert!(plain(&summary(0), 100).contains("the matrix is zero"));
+    }
+
+    #[test]
+    fn colour_is_only_where_it_is_wanted() {
+        assert!(!plain(&summary(3), 80).contains('\x1b'));
+        let look = Look {
+            color: true,
+            width: 80,
+        };
+        assert!(render(&summary(3), look).contains("\x1b[1m"));
+    }
 }
