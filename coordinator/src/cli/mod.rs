@@ -91,6 +91,7 @@ pub enum Command {
     Init(init::InitArgs),
     #[command(subcommand)]
     Cache(cache::CacheCommand),
+    Synth(crate::synth::SynthArgs),
 }
 
 impl Global {
@@ -185,6 +186,9 @@ fn run_command() -> u8 {
         Command::Check(args) => check::run(args, global),
         Command::Init(args) => init::run(args, global),
         Command::Cache(command) => cache::run(command, global),
+        Command::Synth(args) => signals::stop_flag()
+            .and_then(|stop| crate::synth::run(args, &stop))
+            .map_err(End::from),
     };
     match result {
         Ok(()) => 0,
