@@ -9,6 +9,7 @@ use std::{cell::RefCell, time::Instant};
 use shared::{
     farm::bytes::BytesMut,
     linalg::{
+        dense,
         real::{Real, panel_widths},
         simd::{Isa, isa},
         sketch::Sketch,
@@ -68,6 +69,13 @@ fn main() {
         let ns = gram::<f32>(isa(), &blocks, 128, width, 2);
         println!("1M x 600k gram f32 l=128, 2 threads: {ns:.2} ns an entry (must 40)");
     }
+    if wanted("dense") {
+        dense::<f32>("f32");
+        dense::<f64>("f64");
+        let a = numbers::<f64>(240, 240);
+        let s = best(3, || drop(dense::svd_small(240, 240, &a)));
+        println!("svd 240 x 240: {:.1} ms", 1e3 * s);
+    }
     if wanted("sketch") {
         let mut out = vec![0f32; 59_047 * 64];
         let sketch = Sketch {
@@ -78,6 +86,37 @@ fn main() {
         let s = best(3, || sketch.fill(0..59_047, 0, 64, 1.0, &mut out));
         println!("sketch: {:.2} ns an entry", 1e9 * s / out.len() as f64);
     }
+}
+
+/// Shares of the speed of `gram` in `f64`, which is a matrix product.
+fn dense<T: Real>(name: &str) {
+    let (rows, cols) = (16_384, 112);
+    let a = numbers::<T>(rows, cols);
+    let product = best(3, || drop(dense::gram(rows, cols, &a)));
+    let r = best(3, || drop(dense::qr_r(rows, cols, &a)));
+    let qr = best(3, || drop(dense::qr(rows, cols, &a)));
+    let w = vec![0.5; cols * cols];
+    let multiply = best(3, || {
+        drop(dense::multiply::<T, T>(rows, cols, cols, &a, &w))
+    });
+    println!(
+        "{rows} x {cols} {name}: gram {:.0} ms; of it qr_r {:.2}, qr {:.2}, multiply {:.2}",
+        1e3 * product,
+        r / product,
+        qr / product,
+        multiply / product
+    );
+}
+
+fn numbers<T: Real>(rows: usize, cols: usize) -> Vec<T> {
+    let sketch = Sketch {
+        seed: 3,
+        stream: 2,
+        columns: cols,
+    };
+    let mut a = vec![T::from_f64(0.0); rows * cols];
+    sketch.fill(0..rows as u64, 0, cols, 1.0, &mut a);
+    a
 }
 
 fn scaled(count: usize, scale: f64) -> usize {
