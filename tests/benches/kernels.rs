@@ -9,6 +9,7 @@ use std::{cell::RefCell, time::Instant};
 use shared::{
     farm::bytes::BytesMut,
     linalg::{
+        dense,
         real::{Real, panel_widths},
         simd::{Isa, isa},
         sketch::Sketch,
@@ -68,6 +69,13 @@ fn main() {
         let ns = gram::<f32>(isa(), &blocks, 128, width, 2);
         println!("1M x 600k gram f32 l=128, 2 threads: {ns:.2} ns an entry (must 40)");
     }
+    if wanted("dense") {
+        dense::<f32>("f32");
+        dense::<f64>("f64");
+        let a = numbers::<f64>(240, 240);
+        let s = best(3, || drop(dense::svd_small(240, 240, &a)));
+        println!("svd 240 x 240: {:.1} ms", 1e3 * s);
+    }
     if wanted("sketch") {
         let mut out = vec![0f32; 59_047 * 64];
         let sketch = Sketch {
@@ -78,6 +86,37 @@ fn main() {
         let s = best(3, || sketch.fill(0..59_047, 0, 64, 1.0, &mut out));
         println!("sketch: {:.2} ns an entry", 1e9 * s / out.len() as f64);
     }
+}
+
+/// Shares of the speed of `gram` in `f64`, which is a matrix product.
+fn dense<T: Real>(name: &str) {
+    let (rows, cols) = (16_384, 112);
+    let a = numbers::<T>(rows, cols);
+    let product = best(3, || drop(dense::gram(rows, cols, &a)));
+    let r = best(3, || drop(dense::qr_r(rows, cols, &a)));
+    let qr = best(3, || drop(dense::qr(rows, cols, &a)));
+    let w = vec![0.5; cols * cols];
+    let multiply = best(3, || {
+        drop(dense::multiply::<T, T>(rows, cols, cols, &a, &w))
+    });
+    println!(
+        "{rows} x {cols} {name}: gram {:.0} ms; of it qr_r {:.2}, qr {:.2}, multiply {:.2}",
+        1e3 * product,
+        r / product,
+        qr / product,
+        multiply / product
+    );
+}
+
+fn numbers<T: Real>(rows: usize, cols: usize) -> Vec<T> {
+    let sketch = Sketch {
+        seed: 3,
+        stream: 2,
+        columns: cols,
+    };
+    let mut a = vec![T::from_f64(0.0); rows * cols];
+    sketch.fill(0..rows as u64, 0, cols, 1.0, &mut a);
+    a
 }
 
 fn scaled(count: usize, scale: f64) -> usize {
@@ -142,19 +181,21 @@ fn roof(ratings: &Ratings, blocks: &[RowBlock], width: Option<usize>) {
         .flat_map(|b| b.tiles().map(|t| t.items.len()).collect::<Vec<_>>())
         .sum();
     let x_rows = time_of_threads(2, |_| {
-        let x = vec![1f32; ratings.columns * width];
-        move || read_rows(&x, width, &ratings.columns_of[..entries])
+        let mut x = BytesMut::zeroed_for::<f32>(ratings.columns * width).unwrap();
+        x.as_mut::<f32>().fill(1.0);
+        move || read_rows(x.as_mut(), width, &ratings.columns_of[..entries])
     }) * 1e9
         / entries as f64;
     let y_rows = time_of_threads(2, |_| {
-        let y = vec![1f32; TILE_ROWS as usize * width];
+        let mut y = BytesMut::zeroed_for::<f32>(TILE_ROWS as usize * width).unwrap();
+        y.as_mut::<f32>().fill(1.0);
         let near = &near;
-        move || read_rows(&y, width, near)
+        move || read_rows(y.as_mut(), width, near)
     }) * 1e9
         / entries as f64;
     let triad = time_of_threads(2, |_| {
-        let mut z = vec![1i64; ratings.columns * width];
-        move || z.iter_mut().for_each(|z| *z += 1)
+        let mut z = BytesMut::zeroed_for::<i64>(ratings.columns * width).unwrap();
+        move || z.as_mut::<i64>().iter_mut().for_each(|z| *z += 1)
     }) / (ratings.columns * width) as f64;
     let z = triad * 1e9 * width as f64 * runs as f64 / nnz;
     // Two threads take panels in turn.
@@ -198,12 +239,26 @@ fn read_rows_here(x: &[f32], width: usize, rows: &[u32]) -> f32 {
 fn read_rows_of<const W: usize>(x: &[f32], rows: &[u32]) -> f32 {
     let x = x.as_chunks::<W>().0;
     let mut sum = [0f32; W];
-    for &row in rows {
+    for (at, &row) in rows.iter().enumerate() {
+        ask(&x[rows[(at + 16).min(rows.len() - 1)] as usize]);
         for (sum, x) in sum.iter_mut().zip(&x[row as usize]) {
             *sum += x;
         }
     }
     sum.iter().sum()
+}
+
+/// Asks for the cache lines of a row, as the kernels do.
+#[inline(always)]
+fn ask<const W: usize>(row: &[f32; W]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in row.chunks(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE is part of x86-64, and a prefetch has no effect but on caches.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
 }
 
 /// Wall time of the same work on several threads, best of three.

@@ -2,34 +2,44 @@
 
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Isa, isa};
 use super::{fixed::power_of_two, real::Real};
 
 /// Philox4x32 with 10 rounds.
 ///
 /// Reference: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011); the known answers of
 /// Random123.
-pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    let mut lane = counter.map(|word| [word]);
+    philox_lanes(&mut lane, key);
+    lane.map(|[word]| word)
+}
+
+/// Several blocks of one key side by side.
+#[inline(always)]
+fn philox_lanes<const N: usize>(counters: &mut [[u32; N]; 4], mut key: [u32; 2]) {
     for _ in 0..10 {
-        let (a, b) = (
-            u64::from(counter[0]) * 0xD251_1F53,
-            u64::from(counter[2]) * 0xCD9E_8D57,
-        );
-        counter = [
-            (b >> 32) as u32 ^ counter[1] ^ key[0],
-            b as u32,
-            (a >> 32) as u32 ^ counter[3] ^ key[1],
-            a as u32,
-        ];
+        let [c0, c1, c2, c3] = counters;
+        for lane in 0..N {
+            let a = u64::from(c0[lane]) * 0xD251_1F53;
+            let b = u64::from(c2[lane]) * 0xCD9E_8D57;
+            c0[lane] = (b >> 32) as u32 ^ c1[lane] ^ key[0];
+            c1[lane] = b as u32;
+            c2[lane] = (a >> 32) as u32 ^ c3[lane] ^ key[1];
+            c3[lane] = a as u32;
+        }
         key = [
             key[0].wrapping_add(0x9E37_79B9),
             key[1].wrapping_add(0xBB67_AE85),
         ];
     }
-    counter
 }
 
 /// Numbers of one block of the generator.
 const GROUP: usize = 4;
+/// Blocks made side by side.
+const LANES: usize = 32;
 
 /// Which test matrix.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,7 +58,7 @@ impl Sketch {
     /// Method: entry (i, c) is uniform in (-1, 1): the high 24 bits u of word c % 4 of Philox with the seed as key and
     /// (i, c / 4, stream) as counter make the odd integer 2u + 1 - 2^24, which times 2^-24 is exact in `f32` and `f64`.
     /// Mean 0, variance 1/3, never 0.
-    /// Cost: about 2 ns an entry.
+    /// Cost: a few ns an entry.
     /// Reproducibility: an entry is a function of (seed, stream, i, c); the same in `f32` and `f64`, and on any machine.
     /// Panics: when `factor` is no power of two, or `out` has another size.
     pub fn fill<T: Real>(
@@ -70,27 +80,97 @@ impl Sketch {
         if width == 0 {
             return;
         }
-        let end = self.columns.min(first_column + width);
-        let scale = factor * power_of_two(-24);
+        let part = Part {
+            rows,
+            first_column,
+            width,
+            end: self.columns.min(first_column + width),
+            scale: factor * power_of_two(-24),
+        };
+        #[cfg(target_arch = "x86_64")]
+        if isa() != Isa::Portable {
+            // SAFETY: both others have AVX2, and `isa` gives what the machine has.
+            return unsafe { self.fill_avx2(part, out) };
+        }
+        self.fill_part(part, out);
+    }
+
+    /// The same code, of which the compiler makes twice the speed with longer registers.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn fill_avx2<T: Real>(&self, part: Part, out: &mut [T]) {
+        self.fill_part(part, out);
+    }
+
+    #[inline(always)]
+    fn fill_part<T: Real>(&self, part: Part, out: &mut [T]) {
+        let Part {
+            rows,
+            first_column,
+            width,
+            end,
+            scale,
+        } = part;
+        if end < first_column + width {
+            for row in out.chunks_exact_mut(width) {
+                row[end.saturating_sub(first_column)..].fill(T::zeroed());
+            }
+        }
+        if end <= first_column {
+            return;
+        }
         let key = [self.seed as u32, (self.seed >> 32) as u32];
-        for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
-            out[end.saturating_sub(first_column)..].fill(T::zeroed());
-            let mut column = first_column;
-            while column < end {
-                let group = u32::try_from(column / GROUP).expect("columns fit a counter");
-                let words = philox([row as u32, (row >> 32) as u32, group, self.stream], key);
-                let stop = end.min((column / GROUP + 1) * GROUP);
-                for (to, &word) in out[column - first_column..stop - first_column]
-                    .iter_mut()
-                    .zip(&words[column % GROUP..])
-                {
-                    let odd = 2 * (word >> 8) as i32 + 1 - (1 << 24);
-                    *to = T::from_f64(f64::from(odd) * scale);
+        let (first_group, last_group) = (first_column / GROUP, (end - 1) / GROUP);
+        let count = out.len() / width * (last_group - first_group + 1);
+        let mut at = (0, first_group);
+        for start in (0..count).step_by(LANES) {
+            let mut places = [at; LANES];
+            let mut counters = [[0; LANES]; 4];
+            for (lane, place) in places.iter_mut().enumerate() {
+                *place = at;
+                let row = rows.start.wrapping_add(at.0 as u64);
+                counters[0][lane] = row as u32;
+                counters[1][lane] = (row >> 32) as u32;
+                counters[2][lane] = u32::try_from(at.1).expect("columns fit a counter");
+                counters[3][lane] = self.stream;
+                at = if at.1 < last_group {
+                    (at.0, at.1 + 1)
+                } else {
+                    (at.0 + 1, first_group)
+                };
+            }
+            philox_lanes(&mut counters, key);
+            let numbers = counters.map(|words| {
+                words.map(|word| {
+                    T::from_f64(f64::from(2 * (word >> 8) as i32 + 1 - (1 << 24)) * scale)
+                })
+            });
+            for (lane, &(row, group)) in places.iter().enumerate().take(count - start) {
+                let out = &mut out[row * width..][..width];
+                let first = group * GROUP;
+                if first >= first_column && first + GROUP <= end {
+                    let out = &mut out[first - first_column..][..GROUP];
+                    for (out, numbers) in out.iter_mut().zip(&numbers) {
+                        *out = numbers[lane];
+                    }
+                } else {
+                    for column in first.max(first_column)..end.min(first + GROUP) {
+                        out[column - first_column] = numbers[column - first][lane];
+                    }
                 }
-                column = stop;
             }
         }
     }
+}
+
+/// What [`Sketch::fill`] was asked for, checked.
+struct Part {
+    rows: Range<u64>,
+    first_column: usize,
+    width: usize,
+    /// First column that is zero or not asked for.
+    end: usize,
+    scale: f64,
 }
 
 pub(super) fn assert_power_of_two(factor: f64) {
