@@ -29,8 +29,8 @@ use shared::farm::{
 
 pub use node_agent::inputs::{InputError, InputErrorKind, Inputs};
 
-pub use crate::scheduler::{Progress, StageProgress, Story, TaskStory};
 use crate::scheduler::{Action, Event, Scheduler, SchedulerConfig};
+pub use crate::scheduler::{Progress, StageProgress, Story, TaskStory};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AgentOptions {
@@ -148,9 +148,7 @@ impl Agents {
             let id = AgentId(index as u32);
             let peers = senders
                 .iter()
-                .map(|s| {
-                    Outbox::into_mailbox(s.clone(), move |frame| Letter::Peer(id, frame))
-                })
+                .map(|s| Outbox::into_mailbox(s.clone(), move |frame| Letter::Peer(id, frame)))
                 .collect();
             let coordinator =
                 Outbox::into_mailbox(mailbox.clone(), move |f| ToCoordinator::Frame(id, f));
@@ -160,16 +158,18 @@ impl Agents {
             let inputs = Arc::clone(inputs);
             let mailbox = mailbox.clone();
             let peers = Arc::new(peers);
-            agents.threads.push(
-                Builder::new()
-                    .name(format!("agent-{index}"))
-                    .spawn(move || {
-                        let io = option.io_threads.max(1);
-                        let end =
-                            run_agent::<W>(config, io, &inputs, letters, coordinator, peers);
-                        let _ = mailbox.send(ToCoordinator::Ended(id, end));
-                    })?,
-            );
+            agents
+                .threads
+                .push(
+                    Builder::new()
+                        .name(format!("agent-{index}"))
+                        .spawn(move || {
+                            let io = option.io_threads.max(1);
+                            let end =
+                                run_agent::<W>(config, io, &inputs, letters, coordinator, peers);
+                            let _ = mailbox.send(ToCoordinator::Ended(id, end));
+                        })?,
+                );
         }
         Ok(agents)
     }
@@ -281,7 +281,10 @@ impl<W: Work> Run<'_, W> {
                 }
                 Action::Failed { this, cause } => return Err(self.failure(this, cause)),
                 Action::Refused { agent, .. } => {
-                    return Err(RunError::Agent(format!("agent {} is of another release", agent.0)));
+                    return Err(RunError::Agent(format!(
+                        "agent {} is of another release",
+                        agent.0
+                    )));
                 }
                 Action::Finished => return Ok(true),
             }

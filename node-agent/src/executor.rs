@@ -81,27 +81,23 @@ impl<W: Work> Executor<W> {
             let receiver: Receiver<Errand> = receiver.clone();
             let inputs = Arc::clone(inputs);
             let mailbox = mailbox.clone();
-            threads.push(
-                Builder::new()
-                    .name(format!("io-{thread}"))
-                    .spawn(move || {
-                        for errand in receiver {
-                            let report = match errand {
-                                Errand::Load(hash) => Report::Loaded {
-                                    hash,
-                                    outcome: inputs.load(&hash),
-                                },
-                                Errand::Add(name, pieces) => Report::Gathered {
-                                    name,
-                                    outcome: add(&pieces),
-                                },
-                            };
-                            if mailbox.send(wrap(report)).is_err() {
-                                return;
-                            }
-                        }
-                    })?,
-            );
+            threads.push(Builder::new().name(format!("io-{thread}")).spawn(move || {
+                for errand in receiver {
+                    let report = match errand {
+                        Errand::Load(hash) => Report::Loaded {
+                            hash,
+                            outcome: inputs.load(&hash),
+                        },
+                        Errand::Add(name, pieces) => Report::Gathered {
+                            name,
+                            outcome: add(&pieces),
+                        },
+                    };
+                    if mailbox.send(wrap(report)).is_err() {
+                        return;
+                    }
+                }
+            })?);
         }
         Ok(Self {
             workers,

@@ -136,11 +136,7 @@ impl Partials {
     }
 
     /// Everything that is here of a part, never to be added to again. `None` while a task is adding to it.
-    pub fn seal(
-        &mut self,
-        id: AccumulatorId,
-        part: u16,
-    ) -> Option<Vec<(u16, Contributions)>> {
+    pub fn seal(&mut self, id: AccumulatorId, part: u16) -> Option<Vec<(u16, Contributions)>> {
         let Some(copies) = self.copies.get_mut(&(id, part)) else {
             return Some(Vec::new());
         };

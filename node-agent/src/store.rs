@@ -130,7 +130,11 @@ impl Store {
             if e.state == State::Absent {
                 e.bytes = bytes;
             }
-            e.again = if e.again == u32::MAX { again } else { e.again.max(again) };
+            e.again = if e.again == u32::MAX {
+                again
+            } else {
+                e.again.max(again)
+            };
             e.wants += 1;
         });
     }

@@ -36,9 +36,14 @@ impl Random {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Toy {
     /// Yields so many bytes, a function of the inputs and the seed.
-    Mix { seed: u64, bytes: u64 },
+    Mix {
+        seed: u64,
+        bytes: u64,
+    },
     /// Adds pseudo-random integers, a function of the inputs and the seed.
-    Scatter { seed: u64 },
+    Scatter {
+        seed: u64,
+    },
     Fail,
     Panic,
 }
@@ -138,7 +143,11 @@ pub fn random_case(seed: u64) -> Case {
         };
         if r.one_in(2) {
             let parts: Vec<Vec<u32>> = (0..1 + r.below(3))
-                .map(|_| (0..1 + r.below(3)).map(|_| 1 + r.below(20) as u32).collect())
+                .map(|_| {
+                    (0..1 + r.below(3))
+                        .map(|_| 1 + r.below(20) as u32)
+                        .collect()
+                })
                 .collect();
             let contributions = 1 + r.below(8) as u32;
             let whole = r.one_in(2);
@@ -252,8 +261,7 @@ pub fn evaluate<W: Work>(
                     part,
                     chunk,
                 } => {
-                    let range =
-                        graph.accumulators[accumulator.0 as usize].chunk_range(part, chunk);
+                    let range = graph.accumulators[accumulator.0 as usize].chunk_range(part, chunk);
                     let sum = &sums[accumulator.0 as usize][part as usize];
                     Bytes::from_numbers(&sum[range]).expect("memory")
                 }

@@ -99,7 +99,10 @@ fn a_failing_task_ends_the_run_with_its_story() {
             assert_eq!((task, verb), (TaskId(0), "fail"));
             assert_eq!(error, WorkError::Numbers("nothing adds up".to_owned()));
             let told = story.to_string();
-            assert!(told.contains("ready") && told.contains("failed at agent 0"), "{told}");
+            assert!(
+                told.contains("ready") && told.contains("failed at agent 0"),
+                "{told}"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -114,7 +117,10 @@ fn a_failing_task_ends_the_run_with_its_story() {
 #[test]
 fn an_input_that_cannot_be_read_is_named() {
     let hash = ContentHash::of(b"never written");
-    let graph = one_task(Toy::Mix { seed: 1, bytes: 8 }, vec![Input::Block { hash, bytes: 13 }]);
+    let graph = one_task(
+        Toy::Mix { seed: 1, bytes: 8 },
+        vec![Input::Block { hash, bytes: 13 }],
+    );
     match run(&graph, HashMap::new(), &options(1, 1, 1 << 30)) {
         Err(RunError::Input(error)) => {
             assert_eq!((error.hash, error.kind), (hash, InputErrorKind::Missing));

@@ -19,9 +19,7 @@ use rustc_hash::FxHashMap;
 use shared::farm::{
     graph::{Graph, Input, Output},
     ids::{AccumulatorId, AgentId, ContentHash, TaskId},
-    message::{
-        Cause, Done, FromAgent, Hello, PROTOCOL, ProtocolRange, Status, ToAgent, Try,
-    },
+    message::{Cause, Done, FromAgent, Hello, PROTOCOL, ProtocolRange, Status, ToAgent, Try},
     moment::Moment,
 };
 
@@ -53,20 +51,35 @@ impl Default for SchedulerConfig {
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
-    Said { agent: AgentId, message: FromAgent },
+    Said {
+        agent: AgentId,
+        message: FromAgent,
+    },
     /// A block for whoever runs the plan has come.
-    Delivery { agent: AgentId, task: TaskId },
+    Delivery {
+        agent: AgentId,
+        task: TaskId,
+    },
     Lost(AgentId),
     Tick,
 }
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum Action<W> {
-    Tell { agent: AgentId, message: ToAgent<W> },
+    Tell {
+        agent: AgentId,
+        message: ToAgent<W>,
+    },
     /// Hand out the block that has just come.
     Deliver(TaskId),
-    Failed { this: Try, cause: Cause },
-    Refused { agent: AgentId, understood: ProtocolRange },
+    Failed {
+        this: Try,
+        cause: Cause,
+    },
+    Refused {
+        agent: AgentId,
+        understood: ProtocolRange,
+    },
     Finished,
 }
 
@@ -327,7 +340,8 @@ impl<'g, W: Clone> Scheduler<'g, W> {
                 },
             );
             let understood = hello.protocol;
-            self.actions.push_back(Action::Refused { agent, understood });
+            self.actions
+                .push_back(Action::Refused { agent, understood });
             return;
         };
         if self.over {
@@ -443,7 +457,13 @@ impl<'g, W: Clone> Scheduler<'g, W> {
     }
 
     fn delivery(&mut self, now: Moment, agent: AgentId, task: TaskId) {
-        if !self.is_alive(agent) || !self.tables.delivered.get(task.0 as usize).is_some_and(|d| *d) {
+        if !self.is_alive(agent)
+            || !self
+                .tables
+                .delivered
+                .get(task.0 as usize)
+                .is_some_and(|d| *d)
+        {
             return;
         }
         let row = &mut self.tasks[task.0 as usize];

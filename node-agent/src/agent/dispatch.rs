@@ -168,8 +168,16 @@ impl<W: Clone> Agent<W> {
             }
             (None, _) | (_, None) => true,
         };
-        let free = self.partials.lacking(key.0, (key.1, key.2)) == 0;
+        let free = self.extra_bytes(&key) == 0;
         (near && free && self.fits_cores(task) && !self.held_for_wide()).then_some(task)
+    }
+
+    /// Memory for the copies that a fold would need beyond the one of each part that has to be: none when it can have
+    /// those.
+    fn extra_bytes(&self, &(accumulator, first, last): &FoldKey) -> u64 {
+        let lacking = self.partials.lacking(accumulator, (first, last));
+        let missing = self.partials.missing(accumulator, (first, last));
+        if lacking == missing { 0 } else { lacking }
     }
 
     /// A wide task waits for enough cores only so long while narrower ones pass it.
@@ -185,10 +193,16 @@ impl<W: Clone> Agent<W> {
         let mut extra: Option<TaskId> = None;
         let better = |task: TaskId, than: Option<TaskId>| than.is_none_or(|t| task < t);
         let groups = self.ready_folds.iter().filter_map(|(key, group)| {
-            let lacking = self.partials.lacking(key.0, (key.1, key.2));
+            let lacking = self.extra_bytes(key);
             group.first().map(|task| (*task, lacking))
         });
-        for (task, lacking) in self.ready_blocks.first().map(|t| (*t, 0)).into_iter().chain(groups) {
+        for (task, lacking) in self
+            .ready_blocks
+            .first()
+            .map(|t| (*t, 0))
+            .into_iter()
+            .chain(groups)
+        {
             if !self.fits_cores(task) {
                 if better(task, wide) {
                     wide = Some(task);
@@ -216,11 +230,12 @@ impl<W: Clone> Agent<W> {
         if self.ready_blocks.contains(&task) && self.queue[&task].width == 1 {
             let each = self.block_us.unwrap_or(f64::MAX).max(1.0);
             let share = self.ready_blocks.len().div_ceil(self.workers.len());
-            let count = ((BUNDLE_US / each) as usize).clamp(1, BUNDLE_MAX).min(share);
-            let more = self.ready_blocks.range((
-                std::ops::Bound::Excluded(task),
-                std::ops::Bound::Unbounded,
-            ));
+            let count = ((BUNDLE_US / each) as usize)
+                .clamp(1, BUNDLE_MAX)
+                .min(share);
+            let more = self
+                .ready_blocks
+                .range((std::ops::Bound::Excluded(task), std::ops::Bound::Unbounded));
             tasks.extend(
                 more.take(count.saturating_sub(1))
                     .filter(|t| self.queue[t].width == 1),

@@ -37,7 +37,10 @@ impl<W: Clone> Agent<W> {
                 self.load();
             }
             Name::Result { task, .. } => {
-                self.fetched.entry(Origin::Task(task)).or_default().push(name);
+                self.fetched
+                    .entry(Origin::Task(task))
+                    .or_default()
+                    .push(name);
                 let mut incoming = Incoming::default();
                 // Without holders nothing will come; the coordinator, who knows better, will recall the task.
                 if !holders.is_empty() {
@@ -254,7 +257,9 @@ impl<W: Clone> Agent<W> {
 
     pub(super) fn return_misfits(&mut self) {
         let names = std::mem::take(&mut self.misfits);
-        let waiters = names.iter().flat_map(|n| self.waiters.get(n).into_iter().flatten());
+        let waiters = names
+            .iter()
+            .flat_map(|n| self.waiters.get(n).into_iter().flatten());
         let tries: Vec<Try> = waiters
             .filter_map(|t| self.queue.get(t).map(|q| q.this))
             .collect();
@@ -297,7 +302,11 @@ impl<W: Clone> Agent<W> {
                 accumulator,
                 part,
                 chunk,
-            } => 8 * u64::from(self.partials.accumulator(accumulator).parts[part as usize][chunk as usize]),
+            } => {
+                8 * u64::from(
+                    self.partials.accumulator(accumulator).parts[part as usize][chunk as usize],
+                )
+            }
             Name::Input(_) | Name::Result { .. } => unreachable!("not a chunk"),
         }
     }

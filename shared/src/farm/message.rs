@@ -32,9 +32,7 @@ impl ProtocolRange {
 }
 
 /// Name of bytes within one job. Outside of it, the plan's hash completes the name: see [`Name::outside`].
-#[derive(
-    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Name {
     /// An input block.
     Input(ContentHash),
@@ -186,10 +184,16 @@ pub enum Cause {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum FromAgent {
     Hello(Hello),
-    Done { done: Vec<Done>, status: Status },
+    Done {
+        done: Vec<Done>,
+        status: Status,
+    },
     /// Given back, never begun.
     Returned(Vec<Try>),
-    Failed { this: Try, cause: Cause },
+    Failed {
+        this: Try,
+        cause: Cause,
+    },
     /// Still here.
     Heartbeat(Status),
 }
