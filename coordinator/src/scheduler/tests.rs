@@ -1,1 +1,324 @@
+use serde::{Deserialize, Serialize};
+use shared::farm::{
+    graph::{Accumulator, Task},
+    ids::Attempt,
+    message::ProtocolRange,
+    work::Work,
+};
 
+use super::*;
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Nothing;
+
+impl Work for Nothing {
+    fn verb(&self) -> &'static str {
+        "nothing"
+    }
+}
+
+const PLAN: ContentHash = ContentHash([1; 32]);
+
+fn task(inputs: Vec<Input>, output: Output) -> Task<Nothing> {
+    Task {
+        work: Nothing,
+        inputs,
+        output,
+        width: 1,
+        cost: 1,
+        stage: 0,
+    }
+}
+
+const BLOCK: Output = Output::Block { bytes: 8 };
+
+fn result(task: u32) -> Input {
+    Input::Result {
+        task: TaskId(task),
+        range: None,
+    }
+}
+
+fn equal(count: u32) -> Graph<Nothing> {
+    let mut graph = Graph::default();
+    graph.stage("only");
+    for _ in 0..count {
+        graph.task(task(vec![], BLOCK));
+    }
+    graph
+}
+
+/// The scheduler, spoken to in verbs.
+struct Farm<'g> {
+    scheduler: Scheduler<'g, Nothing>,
+    now: u64,
+}
+
+impl<'g> Farm<'g> {
+    fn new(graph: &'g Graph<Nothing>, cores: &[u16]) -> Self {
+        graph.validate().unwrap();
+        let config = SchedulerConfig {
+            agents_expected: cores.len(),
+            silence_us_max: Some(1000),
+            ..SchedulerConfig::default()
+        };
+        let mut farm = Self {
+            scheduler: Scheduler::new(graph, PLAN, config),
+            now: 0,
+        };
+        for (agent, &cores) in cores.iter().enumerate() {
+            farm.joins(agent as u32, cores);
+        }
+        farm
+    }
+
+    fn joins(&mut self, agent: u32, cores: u16) {
+        let hello = Hello {
+            protocol: PROTOCOL,
+            cores,
+            memory_bytes: 1 << 30,
+        };
+        self.said(agent, FromAgent::Hello(hello));
+    }
+
+    fn said(&mut self, agent: u32, message: FromAgent) {
+        let agent = AgentId(agent);
+        self.handle(Event::Said { agent, message });
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.now += 1;
+        self.scheduler.handle(Moment(self.now), event);
+    }
+
+    fn does(&mut self, agent: u32, this: Try) {
+        let done = vec![Done {
+            this,
+            bytes: 8,
+            took_us: 1_000_000,
+        }];
+        let status = Status::default();
+        self.said(agent, FromAgent::Done { done, status });
+    }
+
+    fn actions(&mut self) -> Vec<Action<Nothing>> {
+        let now = Moment(self.now);
+        std::iter::from_fn(|| self.scheduler.poll_action(now)).collect()
+    }
+
+    /// What is assigned now: agent and task.
+    fn assigned(&mut self) -> Vec<(u32, Try)> {
+        let mut assigned = Vec::new();
+        for action in self.actions() {
+            if let Action::Tell {
+                agent,
+                message: ToAgent::Assign(assignments),
+            } = action
+            {
+                assigned.extend(assignments.iter().map(|a| (agent.0, a.this)));
+            }
+        }
+        assigned
+    }
+}
+
+fn count(assigned: &[(u32, Try)], agent: u32) -> usize {
+    assigned.iter().filter(|(a, _)| *a == agent).count()
+}
+
+fn first(task: u32) -> Try {
+    Try {
+        task: TaskId(task),
+        attempt: Attempt(1),
+    }
+}
+
+#[test]
+fn fourteen_tasks_on_two_agents_of_eight_cores_all_run_at_once() {
+    let graph = equal(14);
+    let assigned = Farm::new(&graph, &[8, 8]).assigned();
+    assert_eq!((count(&assigned, 0), count(&assigned, 1)), (7, 7));
+}
+
+#[test]
+fn first_homes_are_in_proportion_to_cores() {
+    let graph = equal(14);
+    let assigned = Farm::new(&graph, &[2, 4, 8]).assigned();
+    let counts = [0, 1, 2].map(|a| count(&assigned, a));
+    assert_eq!(counts, [2, 4, 8]);
+    // No agent is given more than twice what it can run before it is known how long that takes.
+    let graph = equal(1000);
+    let assigned = Farm::new(&graph, &[1, 2, 4]).assigned();
+    assert_eq!([0, 1, 2].map(|a| count(&assigned, a)), [2, 4, 8]);
+}
+
+#[test]
+fn nothing_is_assigned_before_all_are_there_and_strangers_are_refused() {
+    let graph = equal(4);
+    let mut farm = Farm::new(&graph, &[]);
+    farm.scheduler.config.agents_expected = 2;
+    farm.joins(0, 4);
+    assert_eq!(farm.assigned(), []);
+    let future = ProtocolRange {
+        oldest: 70,
+        newest: 71,
+    };
+    let hello = Hello {
+        protocol: future,
+        cores: 4,
+        memory_bytes: 0,
+    };
+    farm.said(1, FromAgent::Hello(hello));
+    let refused = Action::Refused {
+        agent: AgentId(1),
+        understood: future,
+    };
+    assert!(farm.actions().contains(&refused));
+    farm.joins(2, 4);
+    assert_eq!(farm.assigned().len(), 4);
+}
+
+#[test]
+fn whoever_stands_idle_gets_what_others_have_not_begun() {
+    let graph = equal(4);
+    let mut farm = Farm::new(&graph, &[2]);
+    assert_eq!(count(&farm.assigned(), 0), 4);
+    farm.joins(1, 2);
+    let back: Vec<Try> = [3, 2].map(first).to_vec();
+    let recall = Action::Tell {
+        agent: AgentId(0),
+        message: ToAgent::Recall(back.clone()),
+    };
+    assert!(farm.actions().contains(&recall));
+    farm.said(0, FromAgent::Returned(back));
+    let moved: Vec<(u32, u32)> = farm
+        .assigned()
+        .iter()
+        .map(|(a, t)| (*a, t.task.0))
+        .collect();
+    assert_eq!(moved, [(1, 2), (1, 3)]);
+}
+
+#[test]
+fn what_a_lost_agent_alone_had_is_done_again_with_what_it_needs() {
+    // 0 -> 1 -> 2, and 3 beside them.
+    let mut graph = equal(1);
+    graph.task(task(vec![result(0)], BLOCK));
+    let last = graph.task(task(vec![result(1)], BLOCK));
+    graph.task(task(vec![], BLOCK));
+    graph.deliveries.push(last);
+    let mut farm = Farm::new(&graph, &[1]);
+    farm.assigned();
+    farm.does(0, first(0));
+    farm.does(0, first(3));
+    farm.does(0, first(1));
+    farm.actions();
+    farm.joins(1, 1);
+    farm.handle(Event::Lost(AgentId(0)));
+    // Task 0 had been dropped, task 1 was needed: both again; task 3 was read by nobody.
+    let assigned = farm.assigned();
+    let again = Try {
+        task: TaskId(0),
+        attempt: Attempt(2),
+    };
+    assert_eq!(assigned, [(1, again)]);
+    // The lost one speaks, late: nobody listens.
+    farm.does(0, first(2));
+    farm.does(0, again);
+    assert_eq!(farm.assigned(), []);
+    farm.does(1, again);
+    assert_eq!(farm.assigned()[0].1.task, TaskId(1));
+}
+
+#[test]
+fn a_lost_partial_sum_is_added_again_and_its_readers_are_told() {
+    let mut graph = Graph::default();
+    graph.stage("only");
+    let accumulator = graph.accumulator(Accumulator {
+        parts: vec![vec![4]],
+        contributions: 2,
+    });
+    for contribution in 0..2 {
+        let output = Output::Fold {
+            accumulator,
+            parts: (0, 1),
+            contribution,
+        };
+        graph.task(task(vec![], output));
+    }
+    let chunk = Input::Fold {
+        accumulator,
+        part: 0,
+        chunk: 0,
+    };
+    let reader = graph.task(task(vec![chunk], BLOCK));
+    graph.deliveries.push(reader);
+    let mut farm = Farm::new(&graph, &[1, 1]);
+    assert_eq!(farm.assigned(), [(0, first(0)), (1, first(1))]);
+    farm.does(0, first(0));
+    farm.does(1, first(1));
+    let assigned = farm.assigned();
+    assert_eq!(assigned.len(), 1);
+    let reading = assigned[0].0;
+    let other = 1 - reading;
+    farm.handle(Event::Lost(AgentId(other)));
+    let recall = Action::Tell {
+        agent: AgentId(reading),
+        message: ToAgent::Recall(vec![first(2)]),
+    };
+    let actions = farm.actions();
+    assert_eq!(actions[0], recall);
+    let story = farm.scheduler.story().of(TaskId(other));
+    assert!(story.0.iter().any(|(_, what)| *what == Transition::Undone));
+    farm.said(reading, FromAgent::Returned(vec![first(2)]));
+    assert_eq!(farm.assigned(), [], "the reader waits for the sum");
+    let again = Try {
+        task: TaskId(other),
+        attempt: Attempt(2),
+    };
+    farm.does(reading, again);
+    assert_eq!(farm.assigned()[0].1.task, reader);
+}
+
+#[test]
+fn whoever_is_silent_for_too_long_is_lost() {
+    let graph = equal(1);
+    let mut farm = Farm::new(&graph, &[1]);
+    farm.assigned();
+    assert_eq!(farm.scheduler.poll_deadline(), Some(Moment(1001)));
+    farm.now = 500;
+    farm.said(0, FromAgent::Heartbeat(Status::default()));
+    farm.now = 1200;
+    farm.handle(Event::Tick);
+    assert_eq!(farm.scheduler.agents_alive(), 1);
+    farm.now = 1501;
+    farm.handle(Event::Tick);
+    assert_eq!(farm.scheduler.agents_alive(), 0);
+}
+
+#[test]
+fn blocks_are_dropped_when_all_have_read_them() {
+    let mut graph = equal(1);
+    let reader = graph.task(task(vec![result(0), result(0)], BLOCK));
+    graph.deliveries.push(reader);
+    let mut farm = Farm::new(&graph, &[1]);
+    farm.actions();
+    farm.does(0, first(0));
+    let drop = |task: u32| Action::Tell {
+        agent: AgentId(0),
+        message: ToAgent::Drop {
+            results: vec![TaskId(task)],
+            accumulators: vec![],
+        },
+    };
+    assert!(!farm.actions().contains(&drop(0)));
+    farm.does(0, first(1));
+    assert!(farm.actions().contains(&drop(0)));
+    let agent = AgentId(0);
+    let task = TaskId(1);
+    farm.handle(Event::Delivery { agent, task });
+    let actions = farm.actions();
+    assert_eq!(actions[0], Action::Deliver(task));
+    assert!(actions.contains(&drop(1)));
+    assert_eq!(actions.last(), Some(&Action::Finished));
+}

@@ -168,8 +168,16 @@ impl<W: Clone> Agent<W> {
             }
             (None, _) | (_, None) => true,
         };
-        let free = self.partials.lacking(key.0, (key.1, key.2)) == 0;
+        let free = self.extra_bytes(&key) == 0;
         (near && free && self.fits_cores(task) && !self.held_for_wide()).then_some(task)
+    }
+
+    /// Memory for the copies that a fold would need beyond the one of each part that has to be: none when it can have
+    /// those.
+    fn extra_bytes(&self, &(accumulator, first, last): &FoldKey) -> u64 {
+        let lacking = self.partials.lacking(accumulator, (first, last));
+        let missing = self.partials.missing(accumulator, (first, last));
+        if lacking == missing { 0 } else { lacking }
     }
 
     /// A wide task waits for enough cores only so long while narrower ones pass it.
@@ -185,7 +193,7 @@ impl<W: Clone> Agent<W> {
         let mut extra: Option<TaskId> = None;
         let better = |task: TaskId, than: Option<TaskId>| than.is_none_or(|t| task < t);
         let groups = self.ready_folds.iter().filter_map(|(key, group)| {
-            let lacking = self.partials.lacking(key.0, (key.1, key.2));
+            let lacking = self.extra_bytes(key);
             group.first().map(|task| (*task, lacking))
         });
         for (task, lacking) in self
