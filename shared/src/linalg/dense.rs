@@ -97,7 +97,8 @@ impl<T: Real> Factored<T> {
         if size == 0 {
             return Vec::new();
         }
-        let mut q = Mat::<T>::identity(rows, size);
+        let mut q = spaced(rows, size);
+        (0..size).for_each(|i| q[(i, i)] = T::from_f64(1.0));
         let need = householder::apply_block_householder_sequence_on_the_left_in_place_scratch::<T>(
             rows,
             self.coefficients.nrows(),
@@ -268,11 +269,20 @@ fn exponent_of<T: Real>(a: &[T]) -> i32 {
     (((largest.to_bits() >> 52) as i32) - 1023).clamp(-1000, 1000)
 }
 
+/// Rows that are copied at a time between the two orders: whole cache lines of both.
+const STRIP: usize = 16;
+
+/// Zeros, with columns apart by no power of two: else the caches would hold few of them.
+fn spaced<T: Real>(rows: usize, cols: usize) -> Mat<T> {
+    let mut out = Mat::with_capacity(rows + 80, cols);
+    out.resize_with(rows, cols, |_, _| T::zeroed());
+    out
+}
+
 /// A row-major array as a matrix of `faer`'s own, times 2^-exponent.
 fn to_columns<T: Real>(rows: usize, cols: usize, a: &[T], exponent: i32) -> Mat<T> {
-    const STRIP: usize = 16;
     let scale = power_of_two(-exponent);
-    let mut out = Mat::<T>::zeros(rows, cols);
+    let mut out = spaced(rows, cols);
     if rows * cols == 0 {
         return out;
     }
@@ -299,9 +309,15 @@ fn fill_columns<T: Real>(mut out: MatMut<'_, f64>, cols: usize, a: &[T]) {
 fn to_rows<T: Real>(a: MatRef<'_, T>) -> Vec<T> {
     let (rows, cols) = a.shape();
     let mut out = vec![T::zeroed(); rows * cols];
-    for (i, row) in out.chunks_exact_mut(cols.max(1)).enumerate() {
-        for (j, out) in row.iter_mut().enumerate() {
-            *out = a[(i, j)];
+    if rows * cols == 0 {
+        return out;
+    }
+    for (strip, out) in out.chunks_mut(STRIP * cols).enumerate() {
+        for j in 0..cols {
+            let a = a.col(j).subrows(strip * STRIP, out.len() / cols);
+            for (out, a) in out[j..].iter_mut().step_by(cols).zip(a.iter()) {
+                *out = *a;
+            }
         }
     }
     out
