@@ -76,6 +76,7 @@ impl<W: Clone> Agent<W> {
                 budget: self.store.budget(),
             });
         }
+        self.store.hold();
         if let Some((accumulator, first, last)) = fold_key(&queued.output) {
             self.partials.promise(accumulator, (first, last));
         }
@@ -271,6 +272,7 @@ impl<W: Clone> Agent<W> {
                 let lacking = self.partials.lacking(accumulator, (first, last));
                 if lacking > 0 {
                     self.store.reserve(lacking);
+                    self.store.hold();
                     self.partials.add_lacking(accumulator, (first, last));
                 }
                 let copies = self.partials.take(accumulator, (first, last));

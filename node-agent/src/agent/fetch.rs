@@ -197,6 +197,7 @@ impl<W: Clone> Agent<W> {
             Parcel::Partial(set) => {
                 incoming.pieces.push((Piece::Parcel(parcel), set, bytes));
                 self.store.reserve(bytes);
+                self.store.hold();
                 if rest == 0 {
                     self.requests.remove(&request);
                     incoming.pending -= 1;
