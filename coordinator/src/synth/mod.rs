@@ -13,6 +13,8 @@ mod rows;
 pub mod shape;
 mod shuffle;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 mod text;
 mod turns;
 

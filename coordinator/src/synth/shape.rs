@@ -9,9 +9,9 @@ use crate::failure::Failure;
 pub enum Like {
     /// MovieLens 25M: 162,541 x 59,047 with 25,000,095 entries; about 690 MB of text
     Ml25m,
-    /// The Netflix Prize: 480,189 x 17,770 with 100,480,507 entries; about 2.8 GB of text
+    /// The Netflix Prize: 480,189 x 17,770 with 100,480,507 entries; about 2.7 GB of text
     Netflix,
-    /// MovieLens 1M: 6,040 x 3,706 with 1,000,209 entries; about 26 MB of text
+    /// MovieLens 1M: 6,040 x 3,706 with 1,000,209 entries; about 25 MB of text
     Small,
     /// A shape of your own: give --rows, --columns and --entries
     Custom,
@@ -27,8 +27,9 @@ pub struct Shape {
     pub row_min: u32,
     /// Standard deviation of the logarithm of what a row has beyond that.
     pub spread: f64,
-    /// Columns that share the head of the popularity before it falls as rank^-2: q of Zipf and Mandelbrot.
+    /// Popularity of a column is (its rank + `head`)^-`fall`, the law of Zipf and Mandelbrot.
     pub head: f64,
+    pub fall: f64,
 }
 
 impl Shape {
@@ -39,7 +40,8 @@ impl Shape {
             entries: 25_000_095,
             row_min: 20,
             spread: 1.35,
-            head: 300.0,
+            head: 250.0,
+            fall: 1.84,
         }
     }
 
@@ -50,7 +52,8 @@ impl Shape {
             entries: 100_480_507,
             row_min: 1,
             spread: 1.25,
-            head: 400.0,
+            head: 250.0,
+            fall: 2.2,
         }
     }
 
@@ -62,6 +65,7 @@ impl Shape {
             row_min: 20,
             spread: 1.14,
             head: 280.0,
+            fall: 2.0,
         }
     }
 
@@ -93,7 +97,8 @@ impl Shape {
             entries,
             row_min: (mean / 8).clamp(1, 20) as u32,
             spread: 1.3,
-            head: (f64::from(columns) / 10.0).clamp(1.0, 300.0),
+            head: (f64::from(columns) / 10.0).clamp(1.0, 250.0),
+            fall: 2.0,
         })
     }
 
