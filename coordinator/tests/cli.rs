@@ -196,7 +196,15 @@ fn json_is_one_object_and_quiet_is_quiet() {
     assert_eq!(told["residuals"].as_array().unwrap().len(), 4);
     let text = fs::read_to_string(place.path("factors/manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
-    for key in ["job", "plan", "matrix", "sigma", "residuals", "files", "isa"] {
+    for key in [
+        "job",
+        "plan",
+        "matrix",
+        "sigma",
+        "residuals",
+        "files",
+        "isa",
+    ] {
         assert!(!manifest[key].is_null(), "{key}");
     }
     for file in manifest["files"].as_array().unwrap() {
@@ -250,7 +258,11 @@ fn inputs_that_will_not_do() {
     packed.write_all(ratings(200, 100).as_bytes()).unwrap();
     let packed = packed.finish().unwrap();
     let truncated = Place::usual();
-    fs::write(truncated.path("ratings.csv.gz"), &packed[..packed.len() / 2]).unwrap();
+    fs::write(
+        truncated.path("ratings.csv.gz"),
+        &packed[..packed.len() / 2],
+    )
+    .unwrap();
     truncated.fails(
         &["run", "factor.toml", "--input", "ratings.csv.gz"],
         3,
@@ -276,7 +288,13 @@ fn jobs_that_will_not_do() {
         place.fails(
             &[command, "many.toml"],
             2,
-            &["many.toml:3:1", "rows", "many.toml:5:8", "many.toml:6:13", "f32"],
+            &[
+                "many.toml:3:1",
+                "rows",
+                "many.toml:5:8",
+                "many.toml:6:13",
+                "f32",
+            ],
         );
     }
     succeeded(&place.run(&["check", "factor.toml"]));
@@ -301,11 +319,19 @@ fn resources_that_will_not_do() {
 fn a_full_disk_is_told_and_leaves_nothing() {
     let place = Place::with(&ratings(3000, 200));
     fs::create_dir(place.path("small")).unwrap();
-    let script = "mount -t tmpfs -o size=2m none small && \"$@\"; code=$?; ls -A small/factors \
-                  small/cache/v1/tmp 2>/dev/null; exit $code";
+    let script = "mount -t tmpfs -o size=2m none small && \"$@\"; code=$?; find small/factors \
+                  small/cache/v1/tmp -mindepth 1 2>/dev/null; exit $code";
     let with_full = |flags: &[&str]| {
         Command::new("unshare")
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
+            .args([
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                script,
+                "sh",
+            ])
             .arg(env!("CARGO_BIN_EXE_svdjob"))
             .args(["run", "factor.toml"])
             .args(flags)
@@ -381,7 +407,14 @@ fn the_cache_is_listed_and_emptied() {
 /// Starts a run of a few seconds and waits until `path` shows that it is at work.
 fn started(place: &Place, path: &str) -> std::process::Child {
     let mut child = place
-        .command(&["run", "factor.toml", "--power-iterations", "4000", "--cores", "1"])
+        .command(&[
+            "run",
+            "factor.toml",
+            "--power-iterations",
+            "4000",
+            "--cores",
+            "1",
+        ])
         .stderr(Stdio::null())
         .stdout(Stdio::null())
         .spawn()

@@ -182,20 +182,20 @@ fn roof(ratings: &Ratings, blocks: &[RowBlock], width: Option<usize>) {
         .sum();
     let x_rows = time_of_threads(2, |_| {
         let mut x = BytesMut::zeroed_for::<f32>(ratings.columns * width).unwrap();
-        x.as_mut::<f32>().fill(1.0);
-        move || read_rows(x.as_mut(), width, &ratings.columns_of[..entries])
+        x.numbers_mut::<f32>().fill(1.0);
+        move || read_rows(x.numbers_mut(), width, &ratings.columns_of[..entries])
     }) * 1e9
         / entries as f64;
     let y_rows = time_of_threads(2, |_| {
         let mut y = BytesMut::zeroed_for::<f32>(TILE_ROWS as usize * width).unwrap();
-        y.as_mut::<f32>().fill(1.0);
+        y.numbers_mut::<f32>().fill(1.0);
         let near = &near;
-        move || read_rows(y.as_mut(), width, near)
+        move || read_rows(y.numbers_mut(), width, near)
     }) * 1e9
         / entries as f64;
     let triad = time_of_threads(2, |_| {
         let mut z = BytesMut::zeroed_for::<i64>(ratings.columns * width).unwrap();
-        move || z.as_mut::<i64>().iter_mut().for_each(|z| *z += 1)
+        move || z.numbers_mut::<i64>().iter_mut().for_each(|z| *z += 1)
     }) / (ratings.columns * width) as f64;
     let z = triad * 1e9 * width as f64 * runs as f64 / nnz;
     // Two threads take panels in turn.
@@ -344,7 +344,7 @@ fn halves<T: Real>(blocks: &[RowBlock], l: usize, width: Option<usize>) -> (f64,
                 1.0,
                 x,
                 w,
-                &mut y.as_mut::<T>()[..block.rows() * w],
+                &mut y.numbers_mut::<T>()[..block.rows() * w],
             );
         });
     });
@@ -381,7 +381,7 @@ fn sweep<T: Real>(
                             let w = widths[p];
                             let mut x = BytesMut::zeroed_for::<T>(columns * w).unwrap();
                             let first = widths[..p].iter().sum();
-                            sketch.fill(0..columns as u64, first, w, 1.0, x.as_mut::<T>());
+                            sketch.fill(0..columns as u64, first, w, 1.0, x.numbers_mut::<T>());
                             (w, x, BytesMut::zeroed_for::<i64>(columns * w).unwrap())
                         })
                         .collect();
@@ -390,9 +390,9 @@ fn sweep<T: Real>(
                             barrier.wait();
                             let (start, busy) = (Instant::now(), thread_seconds());
                             for (w, x, z) in &mut mine {
-                                let z = z.as_mut::<i64>();
+                                let z = z.numbers_mut::<i64>();
                                 for block in blocks {
-                                    work(block, x.as_mut::<T>(), *w, z);
+                                    work(block, x.numbers_mut::<T>(), *w, z);
                                 }
                             }
                             let busy = thread_seconds() - busy;

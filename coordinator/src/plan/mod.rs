@@ -332,7 +332,7 @@ impl Builder<'_> {
             task: tree.leaves[s],
             range: Some((r, r + f64s(rows, h))),
         }];
-        inputs.extend(tree.from_above(s));
+        inputs.extend(tree.above_leaf(s));
         inputs
     }
 
@@ -405,7 +405,7 @@ impl Builder<'_> {
         for i in 0..self.facts.blocks.len() {
             let mut inputs = vec![self.block_input(i), self.shifts];
             inputs.extend(x);
-            inputs.extend(range.from_above(i));
+            inputs.extend(range.above_leaf(i));
             self.graph.task(Task {
                 work: SvdWork::Project {
                     scale: self.scale,
@@ -529,7 +529,7 @@ impl Builder<'_> {
             };
             let mut inputs = vec![self.block_input(i)];
             inputs.extend(x);
-            inputs.extend(range.from_above(i));
+            inputs.extend(range.above_leaf(i));
             inputs.extend([small, signs]);
             let work = SvdWork::Lift {
                 scale: self.scale,

@@ -143,7 +143,7 @@ impl Tree {
     }
 
     /// The factor from above of a leaf; none when it is alone.
-    pub fn from_above(&self, leaf: usize) -> Option<Input> {
+    pub fn above_leaf(&self, leaf: usize) -> Option<Input> {
         self.above.get(leaf).copied()
     }
 }

@@ -39,7 +39,7 @@ fn sketch_of<T: Real>(shape: Shape, seed: u64, panel: u16) -> Result<Bytes, Work
         panels.start(p),
         panels.widths[p],
         power_of_two(exponent),
-        out.as_mut::<T>(),
+        out.numbers_mut::<T>(),
     );
     Ok(out.freeze())
 }

@@ -43,7 +43,7 @@ pub(super) fn small_svd(width: u32, inputs: &[Bytes]) -> Result<Bytes, WorkError
         v: w,
     } = dense::svd_small(l, l, r)?;
     let mut out = BytesMut::zeroed_for::<f64>(l + 2 * l * l)?;
-    let numbers = out.as_mut::<f64>();
+    let numbers = out.numbers_mut::<f64>();
     numbers[..l].copy_from_slice(&sigma);
     numbers[l..l + l * l].copy_from_slice(&w);
     numbers[l + l * l..].copy_from_slice(&p);
@@ -136,7 +136,7 @@ fn signed_slice_of<T: Real>(
     let signs = inputs.numbers::<f64>(k)?;
     let mut out = BytesMut::zeroed_for::<T>(rows * k)?;
     for (to, from) in out
-        .as_mut::<T>()
+        .numbers_mut::<T>()
         .chunks_exact_mut(k.max(1))
         .zip(v.chunks_exact(k.max(1)))
     {
@@ -158,7 +158,7 @@ fn right_panel_of<T: Real>(shape: Shape, panel: u16, inputs: &[Bytes]) -> Result
     let columns = panels.columns(panel as usize, k);
     let real = columns.len();
     let mut out = BytesMut::zeroed_for::<T>(n * w)?;
-    let mut rows = out.as_mut::<T>().chunks_exact_mut(w);
+    let mut rows = out.numbers_mut::<T>().chunks_exact_mut(w);
     for slice in inputs {
         for from in slice.numbers::<T>()?.chunks_exact(k.max(1)) {
             let to = rows

@@ -16,7 +16,7 @@ use crate::{
 /// R, then Q, as one block.
 fn factors(q: &[f64], r: &[f64]) -> Result<Bytes, WorkError> {
     let mut out = BytesMut::zeroed_for::<f64>(q.len() + r.len())?;
-    let numbers = out.as_mut::<f64>();
+    let numbers = out.numbers_mut::<f64>();
     numbers[..r.len()].copy_from_slice(r);
     numbers[r.len()..].copy_from_slice(q);
     Ok(out.freeze())
@@ -134,7 +134,7 @@ fn basis_of<T: Real>(shape: Shape, slice: Slice, inputs: &[Bytes]) -> Result<Byt
     let x = explicit_q(rows, width, q, from_above);
     let panels = Panels::of(shape);
     let mut out = BytesMut::zeroed_for::<T>(rows * panels.padded())?;
-    let mut rest = out.as_mut::<T>();
+    let mut rest = out.numbers_mut::<T>();
     for p in 0..panels.len() {
         let (panel, after) = rest.split_at_mut(rows * panels.widths[p]);
         rest = after;
