@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +15,7 @@ use std::{
 
 use node_agent::{
     agent::AgentConfig,
-    driver::{AgentError, Letter, run_agent},
+    driver::{Letter, run_agent},
 };
 use shared::farm::{
     bytes::Bytes,
@@ -113,7 +114,8 @@ pub enum RunError<E> {
 
 enum ToCoordinator {
     Frame(AgentId, Frame),
-    Ended(AgentId, Result<(), AgentError>),
+    /// An agent's last words.
+    Ended(String),
 }
 
 /// How often the stop flag is looked at while nothing happens.
@@ -165,9 +167,15 @@ impl Agents {
                         .name(format!("agent-{index}"))
                         .spawn(move || {
                             let io = option.io_threads.max(1);
-                            let end =
-                                run_agent::<W>(config, io, &inputs, letters, coordinator, peers);
-                            let _ = mailbox.send(ToCoordinator::Ended(id, end));
+                            let run =
+                                || run_agent::<W>(config, io, &inputs, letters, coordinator, peers);
+                            let end = match catch_unwind(AssertUnwindSafe(run)) {
+                                Ok(Ok(())) => format!("agent {} has left", id.0),
+                                Ok(Err(why)) => format!("agent {}: {why}", id.0),
+                                // The panic itself has been printed where it happened.
+                                Err(_) => format!("agent {} panicked", id.0),
+                            };
+                            let _ = mailbox.send(ToCoordinator::Ended(end));
                         })?,
                 );
         }
@@ -227,19 +235,16 @@ pub fn run_embedded<W: Work, E>(
             return Err(RunError::Interrupted);
         }
         run.report(options, progress);
-        let mut next = match letters.recv_timeout(STOP_POLL) {
+        let first = match letters.recv_timeout(STOP_POLL) {
             Ok(letter) => letter,
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(RunError::Agent("all of them are gone".to_owned()));
             }
         };
-        for _ in 0..LETTERS_MAX {
-            run.read(next)?;
-            match letters.try_recv() {
-                Ok(letter) => next = letter,
-                Err(_) => break,
-            }
+        let more = letters.try_iter().take(LETTERS_MAX);
+        for letter in std::iter::once(first).chain(more) {
+            run.read(letter)?;
         }
     }
     let last = run.scheduler.progress(run.now());
@@ -323,12 +328,7 @@ impl<W: Work> Run<'_, W> {
                 self.blocks.insert(task, bulk.payload);
                 Event::Delivery { agent, task }
             }
-            ToCoordinator::Ended(agent, end) => {
-                return Err(RunError::Agent(match end {
-                    Ok(()) => format!("agent {} has left", agent.0),
-                    Err(why) => format!("agent {}: {why}", agent.0),
-                }));
-            }
+            ToCoordinator::Ended(end) => return Err(RunError::Agent(end)),
         };
         let now = self.now();
         self.scheduler.handle(now, event);

@@ -91,15 +91,9 @@ impl<W: Work> Driver<W> {
             let Some(first) = self.wait(letters) else {
                 return Ok(());
             };
-            let mut next = first;
-            for _ in 0..LETTERS_MAX {
-                if let Some(letter) = next {
-                    self.read(letter)?;
-                }
-                match letters.try_recv() {
-                    Ok(letter) => next = Some(letter),
-                    Err(_) => break,
-                }
+            let more = letters.try_iter().take(LETTERS_MAX);
+            for letter in first.into_iter().chain(more) {
+                self.read(letter)?;
             }
         }
     }

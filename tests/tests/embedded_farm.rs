@@ -146,3 +146,34 @@ fn a_run_that_is_stopped_ends_at_once() {
     // Stopped by the first report of progress, unless the one task was faster than that.
     assert!(matches!(result, Err(RunError::Interrupted) | Ok(_)));
 }
+
+/// Enough tasks that every queue on the way is full now and then.
+#[test]
+fn thousands_of_tasks_pass_through_any_number_of_agents() {
+    let mut graph = Graph::default();
+    let stage = graph.stage("only");
+    let mut task = |inputs: Vec<Input>| {
+        graph.task(Task {
+            work: Toy::Mix { seed: 3, bytes: 8 },
+            inputs,
+            output: Output::Block { bytes: 8 },
+            width: 1,
+            cost: 1,
+            stage,
+        })
+    };
+    let read = |task| Input::Result { task, range: None };
+    let first: Vec<TaskId> = (0..10_000).map(|_| task(vec![])).collect();
+    let second = first
+        .into_iter()
+        .map(|t| read(task(vec![read(t)])))
+        .collect();
+    let last = task(second);
+    graph.deliveries.push(last);
+    let wanted = evaluate(&graph, &HashMap::new());
+    for (agents, cores) in [(1, 1), (1, 4), (2, 1), (3, 4)] {
+        let options = options(agents, cores, 1 << 30);
+        let (found, _) = run(&graph, HashMap::new(), &options).unwrap();
+        assert_eq!(found, wanted, "{options:?}");
+    }
+}
