@@ -1,4 +1,4 @@
-//! What tests share: matrices with known spectra, and an independent dense oracle.
+//! What tests share: matrices with known spectra, an independent dense oracle, and a toy task type.
 
 pub mod toy;
 
@@ -8,6 +8,7 @@ use ndarray::{Array1, Array2, Axis};
 use sprs::{CsMat, TriMat};
 
 /// A small deterministic generator (SplitMix64), so that tests do not depend on any crate's streams.
+#[derive(Clone, Debug)]
 pub struct Random(pub u64);
 
 impl Random {
@@ -29,8 +30,13 @@ impl Random {
         (0..12).map(|_| self.unit()).sum::<f64>() - 6.0
     }
 
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.bits() % n as u64) as usize
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.bits() % bound
+    }
+
+    /// True once in `n`.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
     }
 }
 
