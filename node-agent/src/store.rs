@@ -124,11 +124,11 @@ impl Store {
             wants: 0,
             next: u32::MAX,
         });
-        let before = entry.evictable().then(|| (entry.next, entry.bytes));
+        let before = entry.evictable().then_some((entry.next, entry.bytes));
         let pinned = entry.pinned_bytes();
         let result = change(entry);
         self.pinned_bytes = self.pinned_bytes - pinned + entry.pinned_bytes();
-        let after = entry.evictable().then(|| (entry.next, entry.bytes));
+        let after = entry.evictable().then_some((entry.next, entry.bytes));
         if before != after {
             if let Some((rank, bytes)) = before {
                 self.evictable.remove(&(rank, name));
