@@ -1,6 +1,18 @@
 //! The job: from `factor.toml` to a plan, from the plan to a schedule, from the schedule to factors.
 
+pub mod cache;
+pub mod cli;
+pub mod engine;
+pub mod factors;
 pub mod failure;
 pub mod farm;
+pub mod ingest;
 pub mod job;
+pub mod library;
+pub mod memory;
+pub mod output;
+pub mod plan;
+pub mod report;
+pub mod run;
 pub mod scheduler;
+pub mod synth;

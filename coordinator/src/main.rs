@@ -1,1 +1,5 @@
-fn main() {}
+//! `svdjob`: see [`coordinator::cli`].
+
+fn main() -> std::process::ExitCode {
+    coordinator::cli::main()
+}

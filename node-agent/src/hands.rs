@@ -88,7 +88,7 @@ fn fold<W: Work>(work: &W, inputs: &[Bytes], parts: &mut [Part]) -> Result<(), W
     }
     let mut slices: Vec<&mut [i64]> = parts
         .iter_mut()
-        .map(|p| p.memory.as_mut().expect("made above").as_mut::<i64>())
+        .map(|p| p.memory.as_mut().expect("made above").numbers_mut::<i64>())
         .collect();
     caught(|| work.fold(inputs, &mut slices))
 }
@@ -107,7 +107,7 @@ fn caught<T>(run: impl FnOnce() -> Result<T, WorkError>) -> Result<T, WorkError>
 /// Adds partial sums.
 pub fn add(pieces: &[Bytes]) -> Result<Bytes, WorkError> {
     let mut sum = BytesMut::zeroed(pieces.first().map_or(0, Bytes::len))?;
-    let total = sum.as_mut::<i64>();
+    let total = sum.numbers_mut::<i64>();
     for piece in pieces {
         let numbers = piece.numbers::<i64>()?;
         if numbers.len() != total.len() {

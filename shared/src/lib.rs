@@ -10,5 +10,7 @@ compile_error!(
 );
 
 pub mod farm;
+pub mod linalg;
 pub mod matrix;
 pub mod platform;
+pub mod svd;

@@ -7,31 +7,11 @@ use shared::farm::{
     bytes::{Bytes, BytesMut},
     graph::{Accumulator, Graph, Input, Output, Task},
     ids::{ContentHash, TaskId},
+    sequential,
     work::{Work, WorkError},
 };
 
-/// SplitMix64.
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// True once in `n`.
-    pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
+use crate::Random;
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Toy {
@@ -53,9 +33,9 @@ fn digest(seed: u64, inputs: &[Bytes]) -> u64 {
     for input in inputs {
         let hash = blake3::hash(input.as_slice());
         random.0 ^= u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("eight bytes"));
-        random.next();
+        random.bits();
     }
-    random.next()
+    random.bits()
 }
 
 impl Work for Toy {
@@ -74,7 +54,7 @@ impl Work for Toy {
                 let mut random = Random(digest(*seed, inputs));
                 let mut block = BytesMut::zeroed(*bytes as usize)?;
                 for byte in block.as_bytes_mut() {
-                    *byte = random.next() as u8;
+                    *byte = random.bits() as u8;
                 }
                 Ok(block.freeze())
             }
@@ -89,7 +69,7 @@ impl Work for Toy {
             Self::Scatter { seed } => {
                 let mut random = Random(digest(*seed, inputs));
                 for number in parts.iter_mut().flat_map(|p| p.iter_mut()) {
-                    *number = number.wrapping_add(random.next() as i64);
+                    *number = number.wrapping_add(random.bits() as i64);
                 }
                 Ok(())
             }
@@ -165,7 +145,7 @@ pub fn random_case(seed: u64) -> Case {
                 for parts in ranges {
                     let inputs = pick(&mut r, &blocks, &chunks);
                     graph.task(Task {
-                        work: Toy::Scatter { seed: r.next() },
+                        work: Toy::Scatter { seed: r.bits() },
                         inputs,
                         output: Output::Fold {
                             accumulator,
@@ -194,7 +174,7 @@ pub fn random_case(seed: u64) -> Case {
                 let bytes = 1 + r.below(200);
                 let task = graph.task(Task {
                     work: Toy::Mix {
-                        seed: r.next(),
+                        seed: r.bits(),
                         bytes,
                     },
                     inputs,
@@ -216,7 +196,7 @@ pub fn random_case(seed: u64) -> Case {
         }
         let task = graph.task(Task {
             work: Toy::Mix {
-                seed: r.next(),
+                seed: r.bits(),
                 bytes: 16,
             },
             inputs: vec![input],
@@ -235,60 +215,8 @@ pub fn evaluate<W: Work>(
     graph: &Graph<W>,
     inputs: &HashMap<ContentHash, Bytes>,
 ) -> BTreeMap<TaskId, Bytes> {
-    let mut blocks: HashMap<TaskId, Bytes> = HashMap::new();
-    let mut sums: Vec<Vec<Vec<i64>>> = graph
-        .accumulators
-        .iter()
-        .map(|a| {
-            (0..a.parts.len())
-                .map(|p| vec![0; a.part_len(p as u16)])
-                .collect()
-        })
-        .collect();
-    for (index, task) in graph.tasks.iter().enumerate() {
-        let read: Vec<Bytes> = task
-            .inputs
-            .iter()
-            .map(|input| match *input {
-                Input::Block { hash, .. } => inputs[&hash].clone(),
-                Input::Result { task, range: None } => blocks[&task].clone(),
-                Input::Result {
-                    task,
-                    range: Some((start, end)),
-                } => blocks[&task].slice(start as usize..end as usize),
-                Input::Fold {
-                    accumulator,
-                    part,
-                    chunk,
-                } => {
-                    let range = graph.accumulators[accumulator.0 as usize].chunk_range(part, chunk);
-                    let sum = &sums[accumulator.0 as usize][part as usize];
-                    Bytes::from_numbers(&sum[range]).expect("memory")
-                }
-            })
-            .collect();
-        match task.output {
-            Output::Block { .. } => {
-                let block = task.work.block(&read).expect("no task of a case fails");
-                blocks.insert(TaskId(index as u32), block);
-            }
-            Output::Fold {
-                accumulator, parts, ..
-            } => {
-                let sum = &mut sums[accumulator.0 as usize];
-                let mut slices: Vec<&mut [i64]> = sum[parts.0 as usize..parts.1 as usize]
-                    .iter_mut()
-                    .map(Vec::as_mut_slice)
-                    .collect();
-                task.work
-                    .fold(&read, &mut slices)
-                    .expect("no task of a case fails");
-            }
-        }
-    }
-    graph
-        .deliveries
-        .iter()
-        .map(|t| (*t, blocks[t].clone()))
+    sequential::run(graph, |hash| inputs.get(hash).cloned())
+        .expect("no task of a case fails")
+        .into_iter()
         .collect()
 }

@@ -19,7 +19,10 @@ use shared::farm::{
     message::{Fetch, FromAgent, Name, ToAgent},
     moment::Moment,
 };
-use tests::toy::{Case, Random, Toy, evaluate, random_case};
+use tests::{
+    Random,
+    toy::{Case, Toy, evaluate, random_case},
+};
 
 /// What is on its way, or going on.
 enum Thing {

@@ -41,7 +41,7 @@ impl BytesMut {
     }
 
     /// The whole as numbers. Panics when the length is not a multiple of their size.
-    pub fn as_mut<T: Pod>(&mut self) -> &mut [T] {
+    pub fn numbers_mut<T: Pod>(&mut self) -> &mut [T] {
         bytemuck::cast_slice_mut(self.as_bytes_mut())
     }
 

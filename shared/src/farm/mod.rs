@@ -8,4 +8,5 @@ pub mod ids;
 pub mod link;
 pub mod message;
 pub mod moment;
+pub mod sequential;
 pub mod work;

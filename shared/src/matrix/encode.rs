@@ -40,11 +40,24 @@ impl Encoding {
     }
 }
 
-/// Encodes consecutive rows as one block.
-///
-/// `row_start` has one offset more than there are rows (at least one row); `columns_of` are the columns, ascending within
-/// each row and below `columns`; `values` lie beside them. With [`Encoding::Coded`] every value stands in the table.
-/// Panics when these do not hold.
+/// Values of entries, as the caller has them.
+#[derive(Clone, Copy, Debug)]
+pub enum EntryValues<'a> {
+    /// Places in the table of [`Encoding::Coded`].
+    Codes(&'a [u8]),
+    Numbers(&'a [f64]),
+}
+
+impl EntryValues<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Codes(codes) => codes.len(),
+            Self::Numbers(numbers) => numbers.len(),
+        }
+    }
+}
+
+/// Encodes consecutive rows as one block, values given as numbers: see [`encode_entries`].
 pub fn encode(
     encoding: &Encoding,
     first_row: u64,
@@ -53,17 +66,58 @@ pub fn encode(
     columns_of: &[u32],
     values: &[f64],
 ) -> Result<Bytes, WorkError> {
+    encode_entries(
+        encoding,
+        first_row,
+        columns,
+        row_start,
+        columns_of,
+        EntryValues::Numbers(values),
+    )
+}
+
+/// Encodes consecutive rows as one block.
+///
+/// `row_start` has one offset more than there are rows (at least one row); `columns_of` are the columns, ascending within
+/// each row and below `columns`; `values` lie beside them. With [`Encoding::Coded`] every value stands in the table;
+/// codes want that encoding.
+/// Panics when these do not hold.
+///
+/// Cost: a counting sort by column within each tile; where a tile is thin beside the number of columns, a sort.
+pub fn encode_entries(
+    encoding: &Encoding,
+    first_row: u64,
+    columns: u64,
+    row_start: &[usize],
+    columns_of: &[u32],
+    values: EntryValues<'_>,
+) -> Result<Bytes, WorkError> {
     let rows = row_start.len() - 1;
     let nnz = row_start[rows] - row_start[0];
     assert!(rows > 0 && columns_of.len() == values.len() && nnz == values.len());
     assert_eq!(row_start[0], 0);
-    let coder = Coder::new(encoding);
     let kind = encoding.kind();
     let width = kind.value_bytes();
+    let numbers_as_codes;
+    let values = match (encoding, values) {
+        (Encoding::Coded(table), EntryValues::Codes(codes)) => {
+            let max = codes.iter().copied().max().unwrap_or(0) as usize;
+            assert!(table.len() <= CODES && (nnz == 0 || max < table.len()));
+            values
+        }
+        (Encoding::Coded(_), EntryValues::Numbers(numbers)) => {
+            numbers_as_codes = codes_of(encoding, numbers);
+            EntryValues::Codes(&numbers_as_codes)
+        }
+        (Encoding::F32 | Encoding::F64, EntryValues::Numbers(_)) => values,
+        (Encoding::F32 | Encoding::F64, EntryValues::Codes(_)) => {
+            panic!("codes are for the coded encoding, not {encoding:?}")
+        }
+    };
 
     // Where everything goes; the number of touched columns needs a look at each tile.
     let tiles = rows.div_ceil(TILE_ROWS as usize);
-    let mut touched_scratch = Vec::new();
+    let mut by_column = ByColumn::new(columns);
     let mut items_of_tiles = Vec::with_capacity(tiles);
     let mut end = align(DIRECTORY_AT + tiles * size_of::<TileEntry>());
     let mut place = |bytes: usize| {
@@ -76,25 +130,23 @@ pub fn encode(
         let first = t * TILE_ROWS as usize;
         let last = rows.min(first + TILE_ROWS as usize);
         let range = row_start[first]..row_start[last];
-        touched_scratch.clear();
-        touched_scratch.extend_from_slice(&columns_of[range.clone()]);
-        touched_scratch.sort_unstable();
-        let (items, starts) = runs(&touched_scratch);
         let n = range.len();
+        let items = by_column.items(&columns_of[range]);
+        let touched = items.columns.len();
         directory.push(TileEntry {
             first_row: first as u32,
             rows: (last - first) as u32,
             nnz: n as u32,
-            touched: items.len() as u32,
+            touched: touched as u32,
             row_start: place(4 * (last - first + 1)),
             by_row: place(4 * n),
             row_values: place(width * n),
-            items: place(4 * items.len()),
-            item_start: place(4 * (items.len() + 1)),
+            items: place(4 * touched),
+            item_start: place(4 * (touched + 1)),
             by_item: place(2 * n),
             item_values: place(width * n),
         });
-        items_of_tiles.push((items, starts));
+        items_of_tiles.push(items);
     }
 
     let mut out = BytesMut::zeroed(end)?;
@@ -106,57 +158,54 @@ pub fn encode(
     let mut by_row: Vec<u32> = Vec::new();
     let mut by_item: Vec<u16> = Vec::new();
     let mut by_item_values: Vec<f64> = Vec::new();
-    for (tile, (items, starts)) in directory.iter().zip(&items_of_tiles) {
+    for (tile, items) in directory.iter().zip(&items_of_tiles) {
         let first = tile.first_row as usize;
         let rows_of_tile = first..first + tile.rows as usize;
-        let base = row_start[first];
-        let range = base..row_start[rows_of_tile.end];
-        let offsets: Vec<u32> = row_start[first..=rows_of_tile.end]
-            .iter()
-            .map(|&s| (s - base) as u32)
-            .collect();
+        let starts = &row_start[first..=rows_of_tile.end];
+        let base = starts[0];
+        let range = base..starts[starts.len() - 1];
+        let offsets: Vec<u32> = starts.iter().map(|&s| (s - base) as u32).collect();
         put(bytes, tile.row_start, &offsets);
 
-        by_row.clear();
+        let columns_of = &columns_of[range.clone()];
         by_item.clear();
         by_item.resize(range.len(), 0);
-        by_item_values.clear();
-        by_item_values.resize(if width > 0 { range.len() } else { 0 }, 0.0);
-        let mut next = starts.clone();
-        for row in rows_of_tile {
-            let local = (row - first) as u16;
-            // Columns ascend within a row and so do items: search only onwards.
-            let mut from = 0usize;
-            for k in row_start[row]..row_start[row + 1] {
-                let (column, value) = (columns_of[k], values[k]);
-                from += gallop(&items[from..], column);
-                let at = next[from] as usize;
-                next[from] += 1;
-                if let Some(code) = coder.code(value) {
-                    by_row.push(column << CODE_BITS | u32::from(code));
-                    by_item[at] = local << CODE_BITS | u16::from(code);
+        match values {
+            EntryValues::Codes(codes) => {
+                let codes = &codes[range.clone()];
+                by_row.clear();
+                by_row.extend(
+                    columns_of
+                        .iter()
+                        .zip(codes)
+                        .map(|(&column, &code)| column << CODE_BITS | u32::from(code)),
+                );
+                put(bytes, tile.by_row, &by_row);
+                by_column.scatter(items, &offsets, columns_of, |k, row, at| {
+                    by_item[at] = row << CODE_BITS | u16::from(codes[k]);
+                });
+            }
+            EntryValues::Numbers(numbers) => {
+                let numbers = &numbers[range.clone()];
+                put(bytes, tile.by_row, columns_of);
+                by_item_values.clear();
+                by_item_values.resize(range.len(), 0.0);
+                by_column.scatter(items, &offsets, columns_of, |k, row, at| {
+                    by_item[at] = row;
+                    by_item_values[at] = numbers[k];
+                });
+                if kind == ValueKind::F32 {
+                    put_f32(bytes, tile.row_values, numbers);
+                    put_f32(bytes, tile.item_values, &by_item_values);
                 } else {
-                    by_row.push(column);
-                    by_item[at] = local;
-                    by_item_values[at] = value;
+                    put(bytes, tile.row_values, numbers);
+                    put(bytes, tile.item_values, &by_item_values);
                 }
             }
         }
-        put(bytes, tile.by_row, &by_row);
-        put(bytes, tile.items, items);
-        put(bytes, tile.item_start, starts);
+        put(bytes, tile.items, &items.columns);
+        put(bytes, tile.item_start, &items.starts);
         put(bytes, tile.by_item, &by_item);
-        match kind {
-            ValueKind::Coded => {}
-            ValueKind::F32 => {
-                put_f32(bytes, tile.row_values, &values[range]);
-                put_f32(bytes, tile.item_values, &by_item_values);
-            }
-            ValueKind::F64 => {
-                put(bytes, tile.row_values, &values[range]);
-                put(bytes, tile.item_values, &by_item_values);
-            }
-        }
     }
     let header = Header {
         magic: MAGIC,
@@ -172,6 +221,107 @@ pub fn encode(
     };
     put(bytes, 0, &[header]);
     Ok(out.freeze())
+}
+
+/// Columns with an entry in a tile, ascending, and where each one's run starts (with the end).
+struct Items {
+    columns: Vec<u32>,
+    starts: Vec<u32>,
+}
+
+/// Sorts entries of tiles by column.
+struct ByColumn {
+    columns: usize,
+    /// One counter a column, all zero between uses; empty until a tile is dense enough.
+    counters: Vec<u32>,
+    sorted: Vec<u32>,
+}
+
+impl ByColumn {
+    fn new(columns: u64) -> Self {
+        Self {
+            columns: columns as usize,
+            counters: Vec::new(),
+            sorted: Vec::new(),
+        }
+    }
+
+    /// Whether looking at every column once costs less than sorting so many entries.
+    fn is_dense(&self, entries: usize) -> bool {
+        self.columns <= 4 * entries
+    }
+
+    fn items(&mut self, columns_of: &[u32]) -> Items {
+        let mut items = Items {
+            columns: Vec::new(),
+            starts: Vec::new(),
+        };
+        if self.is_dense(columns_of.len()) {
+            self.counters.resize(self.columns, 0);
+            for &column in columns_of {
+                self.counters[column as usize] += 1;
+            }
+            let mut sum = 0;
+            for (column, count) in self.counters.iter_mut().enumerate() {
+                if *count > 0 {
+                    items.columns.push(column as u32);
+                    items.starts.push(sum);
+                    sum += *count;
+                    *count = 0;
+                }
+            }
+        } else {
+            self.sorted.clear();
+            self.sorted.extend_from_slice(columns_of);
+            self.sorted.sort_unstable();
+            for (k, &column) in self.sorted.iter().enumerate() {
+                if items.columns.last() != Some(&column) {
+                    items.columns.push(column);
+                    items.starts.push(k as u32);
+                }
+            }
+        }
+        items.starts.push(columns_of.len() as u32);
+        items
+    }
+
+    /// Calls `take` with each entry, its row, and its place by column.
+    fn scatter(
+        &mut self,
+        items: &Items,
+        offsets: &[u32],
+        columns_of: &[u32],
+        mut take: impl FnMut(usize, u16, usize),
+    ) {
+        if self.is_dense(columns_of.len()) {
+            for (&column, &start) in items.columns.iter().zip(&items.starts) {
+                self.counters[column as usize] = start;
+            }
+            for (row, bounds) in offsets.windows(2).enumerate() {
+                let range = bounds[0] as usize..bounds[1] as usize;
+                for (k, &column) in range.clone().zip(&columns_of[range]) {
+                    let next = &mut self.counters[column as usize];
+                    take(k, row as u16, *next as usize);
+                    *next += 1;
+                }
+            }
+            for &column in &items.columns {
+                self.counters[column as usize] = 0;
+            }
+        } else {
+            let mut next = items.starts.clone();
+            for (row, bounds) in offsets.windows(2).enumerate() {
+                // Columns ascend within a row and so do items: search only onwards.
+                let mut from = 0;
+                let range = bounds[0] as usize..bounds[1] as usize;
+                for (k, &column) in range.clone().zip(&columns_of[range]) {
+                    from += gallop(&items.columns[from..], column);
+                    take(k, row as u16, next[from] as usize);
+                    next[from] += 1;
+                }
+            }
+        }
+    }
 }
 
 fn align(at: usize) -> usize {
@@ -191,19 +341,6 @@ fn put_f32(bytes: &mut [u8], at: u64, values: &[f64]) {
     }
 }
 
-/// Different values of a sorted list, and where each one's run starts (with the end).
-fn runs(sorted: &[u32]) -> (Vec<u32>, Vec<u32>) {
-    let (mut items, mut starts) = (Vec::new(), Vec::new());
-    for (k, &c) in sorted.iter().enumerate() {
-        if items.last() != Some(&c) {
-            items.push(c);
-            starts.push(k as u32);
-        }
-    }
-    starts.push(sorted.len() as u32);
-    (items, starts)
-}
-
 /// Place of `wanted`, which is there, in an ascending list: steps that double, then halves.
 fn gallop(sorted: &[u32], wanted: u32) -> usize {
     let mut step = 1;
@@ -215,33 +352,21 @@ fn gallop(sorted: &[u32], wanted: u32) -> usize {
     low + sorted[low..high].partition_point(|&c| c < wanted)
 }
 
-/// Finds the code of a value.
-struct Coder<'a> {
-    table: Option<&'a [f64]>,
-}
-
-impl<'a> Coder<'a> {
-    fn new(encoding: &'a Encoding) -> Self {
-        let table = match encoding {
-            Encoding::Coded(table) => {
-                assert!(table.len() <= CODES && table.is_sorted());
-                Some(table.as_slice())
-            }
-            Encoding::F32 | Encoding::F64 => None,
-        };
-        Self { table }
-    }
-
-    fn code(&self, value: f64) -> Option<u8> {
-        self.table.map(|table| {
-            let at = table.partition_point(|&v| v < value);
-            assert!(
-                table.get(at) == Some(&value),
-                "value {value} is not in the table of codes {table:?}"
-            );
-            at as u8
-        })
-    }
+/// Codes of values, each of which stands in the table.
+fn codes_of(encoding: &Encoding, numbers: &[f64]) -> Vec<u8> {
+    let Encoding::Coded(table) = encoding else {
+        unreachable!("asked for the coded encoding only")
+    };
+    assert!(table.len() <= CODES && table.is_sorted());
+    let code = |value: &f64| {
+        let at = table.partition_point(|v| v < value);
+        assert!(
+            table.get(at) == Some(value),
+            "value {value} is not in the table of codes {table:?}"
+        );
+        at as u8
+    };
+    numbers.iter().map(code).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,169 @@
+//! What the cache keeps of a matrix beside its blocks.
+
+use std::{fs, io, path::Path, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use shared::{
+    farm::ids::ContentHash,
+    matrix::{block, facts::MatrixFacts},
+};
+
+use crate::ingest::Labels;
+
+/// What tells a source file from what it was before: its name on disk, size and times. Its bytes are not read for this.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SourceIdentity {
+    path: Vec<u8>,
+    pub size: u64,
+    modified_ns: i128,
+    changed_ns: i128,
+    device: u64,
+    inode: u64,
+}
+
+impl SourceIdentity {
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let path = fs::canonicalize(path)?;
+        let meta = fs::metadata(&path)?;
+        let modified_ns = meta
+            .modified()?
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |d| d.as_nanos() as i128);
+        #[cfg(unix)]
+        let (changed_ns, device, inode) = {
+            use std::os::unix::fs::MetadataExt;
+            (
+                i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec()),
+                meta.dev(),
+                meta.ino(),
+            )
+        };
+        #[cfg(not(unix))]
+        let (changed_ns, device, inode) = (0, 0, 0);
+        Ok(Self {
+            path: path.as_os_str().as_encoded_bytes().to_vec(),
+            size: meta.len(),
+            modified_ns,
+            changed_ns,
+            device,
+            inode,
+        })
+    }
+
+    /// For people; bytes that are no text are replaced.
+    pub fn path(&self) -> PathBuf {
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStrExt;
+            PathBuf::from(std::ffi::OsStr::from_bytes(&self.path))
+        }
+        #[cfg(not(unix))]
+        PathBuf::from(String::from_utf8_lossy(&self.path).into_owned())
+    }
+
+    /// Key in the cache of what this file gives under some options.
+    pub(crate) fn key(&self, options: &str) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut part = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        part(&self.path);
+        part(&self.size.to_le_bytes());
+        part(&self.modified_ns.to_le_bytes());
+        part(&self.changed_ns.to_le_bytes());
+        part(&self.device.to_le_bytes());
+        part(&self.inode.to_le_bytes());
+        part(options.as_bytes());
+        part(&block::VERSION.to_le_bytes());
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    pub version: u32,
+    pub source: SourceIdentity,
+    /// Without column squares, which lie in the sidecar.
+    pub facts: MatrixFacts,
+    pub transposed: bool,
+    pub lines: u64,
+    pub sidecar_hash: ContentHash,
+    pub sidecar_bytes: u64,
+}
+
+impl Manifest {
+    pub fn new(
+        source: SourceIdentity,
+        facts: MatrixFacts,
+        transposed: bool,
+        lines: u64,
+    ) -> (Self, Vec<f64>) {
+        let mut facts = facts;
+        let squares = std::mem::take(&mut facts.column_squares);
+        let manifest = Self {
+            version: super::VERSION,
+            source,
+            facts,
+            transposed,
+            lines,
+            sidecar_hash: ContentHash([0; 32]),
+            sidecar_bytes: 0,
+        };
+        (manifest, squares)
+    }
+
+    /// `None` when it is not there or cannot be used.
+    pub fn read(path: &Path) -> Option<Self> {
+        let bytes = fs::read(path).ok()?;
+        let manifest: Self = rmp_serde::from_slice(&bytes).ok()?;
+        (manifest.version == super::VERSION).then_some(manifest)
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        rmp_serde::to_vec_named(self).expect("a manifest holds nothing that cannot be written")
+    }
+
+    pub fn read_sidecar(&self, path: &Path) -> Option<Sidecar> {
+        let bytes = fs::read(path).ok()?;
+        if ContentHash::of(&bytes) != self.sidecar_hash {
+            return None;
+        }
+        Sidecar::from_bytes(&bytes)
+    }
+}
+
+/// What grows with the matrix's sides.
+#[derive(Clone, Debug)]
+pub(crate) struct Sidecar {
+    pub row_labels: Labels,
+    pub column_labels: Labels,
+    pub column_squares: Vec<f64>,
+}
+
+impl Sidecar {
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut raw = Vec::new();
+        raw.extend((self.column_squares.len() as u64).to_le_bytes());
+        raw.extend_from_slice(bytemuck::cast_slice(&self.column_squares));
+        self.row_labels.write(&mut raw);
+        self.column_labels.write(&mut raw);
+        raw
+    }
+
+    pub fn from_bytes(mut bytes: &[u8]) -> Option<Self> {
+        let n = u64::from_le_bytes(bytes.split_off(..8)?.try_into().ok()?) as usize;
+        let squares = bytes.split_off(..n.checked_mul(8)?)?;
+        let column_squares = squares
+            .chunks_exact(8)
+            .map(|c| f64::from_le_bytes(c.try_into().expect("eight bytes")))
+            .collect();
+        let row_labels = Labels::read(&mut bytes)?;
+        let column_labels = Labels::read(&mut bytes)?;
+        Some(Self {
+            row_labels,
+            column_labels,
+            column_squares,
+        })
+    }
+}

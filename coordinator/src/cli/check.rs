@@ -1,0 +1,124 @@
+//! `svdjob check`.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{End, Global, out, say};
+use crate::job::overrides::Overrides;
+use crate::job::resolve;
+use crate::job::resolved::{Duplicates, Field, Job, Precision};
+use crate::job::size;
+use crate::report::numbers::{count, table};
+
+/// Say whether a job file is right, without running it.
+///
+/// Reports every problem of the file at once, reads the head of the input, and shows the job with all defaults filled
+/// in. Takes the flags of `run`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_long_help = super::EXIT_CODES)]
+pub struct CheckArgs {
+    /// The job file
+    #[arg(value_name = "FILE", default_value = "factor.toml")]
+    pub file: PathBuf,
+
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// Checks.
+///
+/// # Errors
+/// See the exit codes.
+pub fn run(args: &CheckArgs, global: &Global) -> Result<(), End> {
+    let loaded = resolve::load(&args.file, &args.overrides)?;
+    loaded.look()?;
+    let head = crate::run::head(&loaded.job)?;
+    for warning in &loaded.warnings {
+        say(&format!("warning: {warning}\n"));
+    }
+    if global.json {
+        let head: serde_json::Map<_, _> = head
+            .into_iter()
+            .map(|(word, what)| (word, what.into()))
+            .collect();
+        out::object(&json!({
+            "status": "right",
+            "code": 0,
+            "job": loaded.job,
+            "input": head,
+            "warnings": loaded.warnings,
+        }))?;
+        return Ok(());
+    }
+    let mut text = format!("{} is right.\n\n", args.file.display());
+    for line in table(&lines(&loaded.job, head), &[0, 1]) {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    out::text(&text)?;
+    Ok(())
+}
+
+fn lines(job: &Job, head: Vec<(String, String)>) -> Vec<Vec<String>> {
+    let field = |field: &Field| match field {
+        Field::Name(name) => name.clone(),
+        Field::Number(number) => format!("field {number}"),
+    };
+    let matrix = &job.matrix;
+    let mut lines = vec![("Input".to_owned(), matrix.path.display().to_string())];
+    lines.extend(head);
+    let values = matrix
+        .values
+        .as_ref()
+        .map_or("none: every line counts 1".into(), field);
+    let duplicates = match matrix.duplicates {
+        Duplicates::Error => "an error",
+        Duplicates::Sum => "summed",
+        Duplicates::Mean => "averaged",
+        Duplicates::Last => "the last counts",
+    };
+    let factor = &job.factor;
+    let precision = match factor.precision {
+        Precision::F32 => "f32",
+        Precision::F64 => "f64",
+    };
+    let resources = &job.resources;
+    lines.extend([
+        ("Rows".into(), field(&matrix.rows)),
+        ("Columns".into(), field(&matrix.columns)),
+        ("Values".into(), values),
+        ("Duplicates".into(), duplicates.into()),
+        (
+            "Factors".into(),
+            format!(
+                "{} triplets, {} more in the sketch, {} power iterations, {precision}, seed {}",
+                count(factor.rank.into()),
+                factor.oversample,
+                factor.power_iterations,
+                factor.seed
+            ),
+        ),
+        ("Output".into(), job.directory.display().to_string()),
+        (
+            "Resources".into(),
+            format!(
+                "{} of memory, {} cores",
+                size::show(resources.memory),
+                resources.cores
+            ),
+        ),
+        (
+            "Cache".into(),
+            format!(
+                "{}, at most {}",
+                resources.cache.display(),
+                size::show(resources.cache_max)
+            ),
+        ),
+    ]);
+    lines
+        .into_iter()
+        .map(|(word, what)| vec![word, what])
+        .collect()
+}

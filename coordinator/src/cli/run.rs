@@ -1,0 +1,89 @@
+//! `svdjob run`.
+
+use std::path::PathBuf;
+
+use super::{End, Global, out, say, signals};
+use crate::job::overrides::Overrides;
+use crate::job::resolve;
+use crate::report::progress::{self, Event};
+use crate::report::{json, terminal};
+use crate::run::RunOptions;
+
+/// Factor a matrix as a job file says.
+///
+/// Reads the ratings once, keeps them prepared in the cache, finds its leading singular triplets in a few passes over
+/// that, and writes them: A is close to U S V^T. Same matrix, job and seed give the same factors bit for bit, whatever the
+/// memory and the cores.
+#[derive(clap::Args, Clone, Debug)]
+#[command(
+    after_help = format!("{AFTER_SHORT}\n\nMore with --help: where things go, the defaults, exit codes."),
+    after_long_help = format!("{AFTER_SHORT}\n\n{AFTER_LONG}\n\n{}", super::EXIT_CODES),
+)]
+pub struct RunArgs {
+    /// The job file; `svdjob init ratings.csv` writes one to begin with
+    #[arg(value_name = "FILE", default_value = "factor.toml")]
+    pub file: PathBuf,
+
+    /// Read the input anew, even if it is found prepared in the cache
+    #[arg(long)]
+    pub fresh: bool,
+
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+const AFTER_SHORT: &str = "\
+Examples:
+  svdjob run factor.toml                        factor as the file says
+  svdjob run factor.toml -k 100 -o factors100   more triplets, elsewhere
+  svdjob run factor.toml --memory \"4 GiB\" -j 8  stay within 4 GiB, on 8 cores
+  svdjob run factor.toml --json > result.json   the result for a script";
+
+const AFTER_LONG: &str = "\
+Where things go:
+  factors   [output] directory, \"factors\" beside the job file if not given:
+            U.npy (m x k), S.npy (k), Vt.npy (k x n), rows.csv and columns.csv
+            (index and label), manifest.json. They appear together when the
+            run is done; a run that fails or is stopped leaves the old ones.
+  stdout    the result: a table, or one JSON object with --json
+  stderr    progress, warnings, errors
+  cache     the prepared input, for the next run on the same file:
+            [resources] cache, or the user's cache directory if not given;
+            `svdjob cache ls` shows what is there
+
+The job file:
+  [matrix] path is all it must say. Every other key has a default, in a
+  commented file inside this program: `svdjob init --defaults` shows it.
+  Flags stand above the file, the file stands above the defaults. Paths in the
+  file are relative to the file, paths in flags to the current directory.
+
+Ctrl-C stops a run cleanly; a second one stops it at once.";
+
+/// Does the job.
+///
+/// # Errors
+/// See the exit codes.
+pub fn run(args: &RunArgs, global: &Global) -> Result<(), End> {
+    let loaded = resolve::load(&args.file, &args.overrides)?;
+    loaded.look()?;
+    let stop = signals::stop_flag()?;
+    for warning in &loaded.warnings {
+        say(&format!("warning: {warning}\n"));
+    }
+    let mut observer = progress::observer(global.quiet, global.logs());
+    let options = RunOptions { fresh: args.fresh };
+    let result = crate::run::run(&loaded.job, &options, observer.as_mut(), &stop);
+    observer.observe(Event::End);
+    drop(observer);
+    let mut summary = result?;
+    for warning in &summary.warnings {
+        say(&format!("warning: {warning}\n"));
+    }
+    summary.warnings.splice(0..0, loaded.warnings);
+    if global.json {
+        out::object(&json::done(&summary))?;
+    } else {
+        out::text(&terminal::render(&summary, global.stdout_look()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! Runs the plan of a factorization on the embedded farm: what `svdjob run` and the library share.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use shared::{
+    farm::{bytes::Bytes, ids::ContentHash},
+    matrix::facts::MatrixFacts,
+};
+
+use crate::{
+    factors::{Collector, Quality, Sink},
+    failure::Failure,
+    farm::{
+        AgentOptions, EmbeddedOptions, InputError, Inputs, Progress, RunError, RunReport,
+        run_embedded,
+    },
+    job::size,
+    plan::Plan,
+};
+
+/// Cores and memory to run with. They decide where and when, never what.
+#[derive(Clone, Debug)]
+pub struct Hands {
+    /// Agents in this process, each with its cores and its share of memory in bytes. One, but for tests of the farm.
+    pub agents: Vec<(usize, u64)>,
+}
+
+impl Hands {
+    pub fn one(cores: usize, memory: u64) -> Self {
+        Self {
+            agents: vec![(cores, memory)],
+        }
+    }
+}
+
+/// Why there are no factors.
+#[derive(Debug)]
+pub enum EngineError {
+    Failed(Failure),
+    /// An input block is missing or damaged: make it again and retry.
+    Block(InputError),
+}
+
+impl From<Failure> for EngineError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// The plan's own input beside the row blocks.
+struct WithShifts {
+    blocks: Arc<dyn Inputs>,
+    hash: ContentHash,
+    shifts: Bytes,
+}
+
+impl Inputs for WithShifts {
+    fn load(&self, hash: &ContentHash) -> Result<Bytes, InputError> {
+        if *hash == self.hash {
+            Ok(self.shifts.clone())
+        } else {
+            self.blocks.load(hash)
+        }
+    }
+}
+
+/// Runs `plan`; rows of the factors go to `sink` as they come.
+pub fn factor(
+    facts: &MatrixFacts,
+    plan: &Plan,
+    blocks: Arc<dyn Inputs>,
+    hands: &Hands,
+    sink: &mut dyn Sink,
+    progress: &mut dyn FnMut(&Progress),
+    stop: &AtomicBool,
+) -> Result<(Quality, RunReport), EngineError> {
+    let inputs = Arc::new(WithShifts {
+        blocks,
+        hash: ContentHash::of(plan.shifts.as_slice()),
+        shifts: plan.shifts.clone(),
+    });
+    let options = EmbeddedOptions {
+        agents: hands
+            .agents
+            .iter()
+            .map(|&(cores, memory)| {
+                AgentOptions::new(u16::try_from(cores).unwrap_or(u16::MAX), memory)
+            })
+            .collect(),
+        ..EmbeddedOptions::new(1, 0)
+    };
+    let mut collector = Collector::new(plan, facts.frobenius_squared(), sink);
+    let report = run_embedded(
+        &plan.graph,
+        plan.hash,
+        inputs,
+        &options,
+        &mut |task, bytes| collector.deliver(task, bytes),
+        progress,
+        stop,
+    )
+    .map_err(explained)?;
+    Ok((collector.finish()?, report))
+}
+
+fn explained(error: RunError<Failure>) -> EngineError {
+    let failure = match error {
+        RunError::Interrupted => Failure::interrupted(),
+        RunError::Deliver(failure) => failure,
+        RunError::Input(why) => return EngineError::Block(why),
+        RunError::Budget { needed } => Failure::resources(format!(
+            "the system refused {} of memory",
+            size::show(needed)
+        ))
+        .help("close other programs, or set [resources] memory to what is free"),
+        RunError::Agent(why) => Failure::resources(why),
+        RunError::Work {
+            task,
+            verb,
+            error,
+            story,
+        } => Failure::bug(format!("task {} ({verb}): {error}\n{story}", task.0)),
+        broken @ (RunError::Graph(_) | RunError::Frame(_)) => Failure::bug(broken.to_string()),
+    };
+    EngineError::Failed(failure)
+}

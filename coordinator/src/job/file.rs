@@ -1,0 +1,718 @@
+//! The job file as it is written: every value with its place, nothing filled in.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostics::{Problem, nearest};
+use super::resolved::{Duplicates, Field, Precision};
+use super::size::{self, Memory};
+
+/// A job file. What is absent is `None`.
+#[derive(Clone, Debug, Default)]
+pub struct JobFile {
+    pub matrix: Matrix,
+    pub factor: Factor,
+    pub output: Output,
+    pub resources: Resources,
+    pub report: Report,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Matrix {
+    /// The header `[matrix]`.
+    pub header: Option<Range<usize>>,
+    pub path: Option<Spanned<String>>,
+    pub format: Option<Spanned<()>>,
+    pub rows: Option<Spanned<Field>>,
+    pub columns: Option<Spanned<Field>>,
+    pub values: Option<Spanned<Field>>,
+    pub duplicates: Option<Spanned<Duplicates>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Factor {
+    pub rank: Option<Spanned<u32>>,
+    pub oversample: Option<Spanned<u32>>,
+    pub power_iterations: Option<Spanned<u32>>,
+    pub precision: Option<Spanned<Precision>>,
+    pub seed: Option<Spanned<u64>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Output {
+    pub directory: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Resources {
+    pub memory: Option<Spanned<Memory>>,
+    pub cores: Option<Spanned<usize>>,
+    pub cache: Option<Spanned<String>>,
+    pub cache_max: Option<Spanned<u64>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub names: Option<Names>,
+    pub nearest: Option<Vec<Spanned<String>>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Names {
+    pub path: Spanned<String>,
+    pub label: Option<Spanned<Field>>,
+    pub name: Option<Spanned<Field>>,
+}
+
+/// Less than this is a slip of the unit (`memory = 4`).
+const MEMORY_MIN: u64 = 1 << 20;
+
+/// A bound that only an overflow is to be kept off by: not worth telling.
+const WIDE: u64 = u32::MAX as u64;
+
+const SECTIONS: &[(&str, &[&str])] = &[
+    (
+        "matrix",
+        &["path", "format", "rows", "columns", "values", "duplicates"],
+    ),
+    (
+        "factor",
+        &[
+            "rank",
+            "oversample",
+            "power_iterations",
+            "precision",
+            "seed",
+        ],
+    ),
+    ("output", &["directory"]),
+    ("resources", &["memory", "cores", "cache", "cache_max"]),
+    ("report", &["names", "nearest"]),
+];
+
+/// Words of other programs for what is called otherwise here.
+const SYNONYMS: &[(&str, &str)] = &[
+    ("k", "rank"),
+    ("components", "rank"),
+    ("n_components", "rank"),
+    ("p", "oversample"),
+    ("n_oversamples", "oversample"),
+    ("q", "power_iterations"),
+    ("n_iter", "power_iterations"),
+    ("n_iters", "power_iterations"),
+    ("dtype", "precision"),
+    ("random_state", "seed"),
+    ("file", "path"),
+    ("input", "path"),
+    ("users", "rows"),
+    ("user", "rows"),
+    ("items", "columns"),
+    ("item", "columns"),
+    ("rating", "values"),
+    ("ratings", "values"),
+    ("dir", "directory"),
+    ("folder", "directory"),
+    ("path", "directory"),
+    ("threads", "cores"),
+    ("cpus", "cores"),
+    ("ram", "memory"),
+];
+
+/// Reads the text of a job file and adds every problem found to `problems`.
+pub fn read(text: &str, problems: &mut Vec<Problem>) -> JobFile {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let span = error.span().unwrap_or(0..0);
+        let label = if line_of(text, span.start).trim_end().ends_with('=') {
+            "expected a value after `=`".into()
+        } else {
+            error.message().trim().replace('\n', "; ")
+        };
+        problems.push(Problem::new(span, "this is not valid TOML", label));
+    }
+    let syntax = problems.len();
+    let mut file = JobFile::default();
+    let root = document.get_ref();
+    for (key, value) in root.iter() {
+        let name: &str = key.get_ref();
+        let table = match value.get_ref() {
+            DeValue::Table(table) => table,
+            other => {
+                problems.push(outside(key.span(), name, other, &value.span()));
+                continue;
+            }
+        };
+        let mut section = Section {
+            name,
+            table,
+            problems,
+        };
+        match name {
+            "matrix" => file.matrix = section.matrix(value.span()),
+            "factor" => file.factor = section.factor(),
+            "output" => file.output = section.output(),
+            "resources" => file.resources = section.resources(),
+            "report" => file.report = section.report(),
+            _ => {
+                let names = SECTIONS.iter().map(|(name, _)| *name);
+                let problem = match nearest(name, names) {
+                    Some(near) => Problem::new(
+                        key.span(),
+                        format!("unknown section [{name}]"),
+                        format!("did you mean [{near}]?"),
+                    ),
+                    None => Problem::new(
+                        key.span(),
+                        format!("unknown section [{name}]"),
+                        "expected one of [matrix], [factor], [output], [resources], [report]",
+                    ),
+                };
+                problems.push(problem);
+            }
+        }
+    }
+    // What the parser made of a broken line is nobody's meaning.
+    let broken: Vec<_> = errors
+        .iter()
+        .map(|error| line_number(text, error.span().map_or(0, |span| span.start)))
+        .collect();
+    let mut at = 0;
+    problems.retain(|problem| {
+        at += 1;
+        at <= syntax || !broken.contains(&line_number(text, problem.span.start))
+    });
+    // A syntax error hides what follows it, a misspelt section what it holds: what then seems to be missing may be there.
+    let misspelt = problems
+        .iter()
+        .any(|problem| problem.label == "did you mean [matrix]?");
+    if errors.is_empty() && !misspelt {
+        if file.matrix.header.is_none() && !root.contains_key("matrix") {
+            problems.push(
+                Problem::new(
+                    0..0,
+                    "the section [matrix] is missing",
+                    "expected [matrix] with the path of the data somewhere in this file",
+                )
+                .help("the shortest job is:  [matrix]  and below it  path = \"ratings.csv\""),
+            );
+        } else if let Some(header) = &file.matrix.header
+            && file.matrix.path.is_none()
+            && !problems.iter().any(|p| p.title.contains("[matrix] path"))
+        {
+            problems.push(Problem::new(
+                header.clone(),
+                "[matrix] has no `path`",
+                "expected a line such as  path = \"ratings.csv\"  in this section",
+            ));
+        }
+    }
+    file
+}
+
+fn line_of(text: &str, offset: usize) -> &str {
+    text.lines().nth(line_number(text, offset)).unwrap_or("")
+}
+
+/// The line that an offset lies in, from 0.
+fn line_number(text: &str, offset: usize) -> usize {
+    let before = &text.as_bytes()[..offset.min(text.len())];
+    before.iter().filter(|&&byte| byte == b'\n').count()
+}
+
+/// A key that stands before the first section, or a section that is no table.
+fn outside(span: Range<usize>, name: &str, value: &DeValue<'_>, at: &Range<usize>) -> Problem {
+    if SECTIONS.iter().any(|(section, _)| *section == name) {
+        return Problem::new(
+            at.clone(),
+            format!("[{name}] must be a section"),
+            format!("expected a section, found {}", kind(value)),
+        )
+        .help(format!(
+            "write  [{name}]  on a line of its own, its keys below it"
+        ));
+    }
+    let home = SECTIONS
+        .iter()
+        .find(|(_, keys)| keys.contains(&name))
+        .map(|(section, _)| *section);
+    match home {
+        Some(home) => Problem::new(
+            span,
+            format!("`{name}` stands outside any section"),
+            format!("it belongs below [{home}]"),
+        ),
+        None => {
+            let keys = SECTIONS.iter().flat_map(|(_, keys)| keys.iter().copied());
+            let label = match nearest(name, keys) {
+                Some(near) => format!("did you mean `{near}`, below its section?"),
+                None => "expected a section such as [matrix]".into(),
+            };
+            Problem::new(
+                span,
+                format!("unknown key `{name}` outside any section"),
+                label,
+            )
+        }
+    }
+}
+
+/// What a value is, in words.
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "text in quotes",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// A section being read: hands out values by key and collects what is wrong with them.
+struct Section<'a, 'i> {
+    /// With dots where it is nested: `report.names`.
+    name: &'a str,
+    table: &'a DeTable<'i>,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl<'a, 'i> Section<'a, 'i> {
+    fn matrix(&mut self, header: Range<usize>) -> Matrix {
+        self.unknown_keys(&[]);
+        let path = match self.value("path").map(|v| (v.span(), v.get_ref())) {
+            Some((span, DeValue::Array(_))) => {
+                self.problems.push(
+                    Problem::new(
+                        span,
+                        "[matrix] path is a list",
+                        "expected the path of one file in quotes",
+                    )
+                    .help("this version reads one file per job; join the files into one first"),
+                );
+                None
+            }
+            _ => self.text("path"),
+        };
+        Matrix {
+            header: Some(header),
+            path,
+            format: self.choice("format", &[("ratings", ())], |word| {
+                let word = word.to_lowercase();
+                ["csv", "tsv", "txt", "dat", "text", "gz", "zst"]
+                    .contains(&word.as_str())
+                    .then(|| "delimited text of any kind is \"ratings\": delimiter and compression are found out".into())
+            }),
+            rows: self.field("rows"),
+            columns: self.field("columns"),
+            values: self.field("values"),
+            duplicates: self.choice(
+                "duplicates",
+                &[
+                    ("error", Duplicates::Error),
+                    ("sum", Duplicates::Sum),
+                    ("mean", Duplicates::Mean),
+                    ("last", Duplicates::Last),
+                ],
+                |word| {
+                    (word == "first").then(|| {
+                        "the line that stands last can be kept (\"last\"), not the first".into()
+                    })
+                },
+            ),
+        }
+    }
+
+    fn factor(&mut self) -> Factor {
+        self.unknown_keys(&["tolerance"]);
+        if let Some((key, _)) = self.table.get_key_value("tolerance") {
+            let problem = Problem::new(
+                key.span(),
+                "this version has no `tolerance` yet",
+                "remove this line",
+            );
+            let help = if self.table.contains_key("power_iterations") {
+                "`power_iterations` in this section already says how accurate the factors become; the two exclude each other"
+            } else {
+                "say `power_iterations = 4` instead; the report tells the accuracy that was reached"
+            };
+            self.problems.push(problem.help(help));
+        }
+        Factor {
+            rank: self.whole("rank", 1, WIDE).map(narrow),
+            oversample: self.whole("oversample", 0, WIDE).map(narrow),
+            power_iterations: self.whole("power_iterations", 0, WIDE).map(narrow),
+            precision: self.choice(
+                "precision",
+                &[("f32", Precision::F32), ("f64", Precision::F64)],
+                |word| match word.to_lowercase().as_str() {
+                    "single" | "float" | "float32" => Some("that is \"f32\" here".into()),
+                    "double" | "float64" => Some("that is \"f64\" here".into()),
+                    _ => None,
+                },
+            ),
+            seed: self.whole("seed", 0, u64::MAX),
+        }
+    }
+
+    fn output(&mut self) -> Output {
+        self.unknown_keys(&[]);
+        Output {
+            directory: self.text("directory"),
+        }
+    }
+
+    fn resources(&mut self) -> Resources {
+        self.unknown_keys(&[]);
+        let memory = self.size("memory", size::parse_memory, Memory::Bytes);
+        if let Some(memory) = &memory
+            && let Memory::Bytes(bytes) = *memory.get_ref()
+            && bytes < MEMORY_MIN
+        {
+            let problem = Problem::new(
+                memory.span(),
+                "[resources] memory is too little",
+                format!("this says {bytes} bytes; expected at least 1 MiB"),
+            );
+            let problem = if (1..4096).contains(&bytes) {
+                problem.help(format!("for gigabytes write  memory = \"{bytes} GiB\""))
+            } else {
+                problem
+            };
+            self.problems.push(problem);
+        }
+        Resources {
+            memory,
+            cores: self
+                .whole("cores", 1, 1 << 16)
+                .map(|cores| Spanned::new(cores.span(), cores.into_inner() as usize)),
+            cache: self.text("cache"),
+            cache_max: self.size("cache_max", size::parse, |bytes| bytes),
+        }
+    }
+
+    fn report(&mut self) -> Report {
+        self.unknown_keys(&[]);
+        let names = match self.value("names").map(|v| (v.span(), v.get_ref())) {
+            None => None,
+            Some((span, DeValue::Table(table))) => {
+                let mut names = Section {
+                    name: "report.names",
+                    table,
+                    problems: self.problems,
+                };
+                names.names(&span)
+            }
+            Some((span, other)) => {
+                self.problems.push(Problem::new(
+                    span,
+                    "[report] names has the wrong type",
+                    format!(
+                        "expected {{ path = \"movies.csv\", label = \"movieId\", name = \"title\" }}, found {}",
+                        kind(other)
+                    ),
+                ));
+                None
+            }
+        };
+        let nearest = match self.value("nearest").map(|v| (v.span(), v.get_ref())) {
+            None => None,
+            Some((_, DeValue::Array(list))) => {
+                let mut found = Vec::new();
+                for item in list.iter() {
+                    match item.get_ref() {
+                        DeValue::String(text) => {
+                            found.push(Spanned::new(item.span(), text.to_string()));
+                        }
+                        other => self.problems.push(Problem::new(
+                            item.span(),
+                            "[report] nearest has an item of the wrong type",
+                            format!("expected text in quotes, found {}", kind(other)),
+                        )),
+                    }
+                }
+                Some(found)
+            }
+            Some((span, other)) => {
+                self.problems.push(Problem::new(
+                    span,
+                    "[report] nearest has the wrong type",
+                    format!(
+                        "expected a list such as [\"Heat (1995)\"], found {}",
+                        kind(other)
+                    ),
+                ));
+                None
+            }
+        };
+        Report { names, nearest }
+    }
+
+    fn names(&mut self, span: &Range<usize>) -> Option<Names> {
+        let known = ["path", "label", "name"];
+        for (key, _) in self.table.iter() {
+            let word: &str = key.get_ref();
+            if !known.contains(&word) {
+                self.problems
+                    .push(unknown(key.span(), word, self.name, &known, None));
+            }
+        }
+        let problems = self.problems.len();
+        let path = self.text("path");
+        if path.is_none() && self.problems.len() == problems {
+            self.problems.push(Problem::new(
+                span.clone(),
+                "[report] names has no `path`",
+                "expected { path = \"movies.csv\", label = \"movieId\", name = \"title\" }",
+            ));
+        }
+        let (label, name) = (self.field("label"), self.field("name"));
+        path.map(|path| Names { path, label, name })
+    }
+
+    fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'i>>> {
+        let table: &'a DeTable<'i> = self.table;
+        table.get(key)
+    }
+
+    fn wrong_type(&mut self, key: &str, span: Range<usize>, expected: &str, found: &DeValue<'_>) {
+        let mut problem = Problem::new(
+            span,
+            format!("[{}] {key} has the wrong type", self.name),
+            format!("expected {expected}, found {}", kind(found)),
+        );
+        if let DeValue::String(text) = found
+            && text.trim().parse::<f64>().is_ok()
+        {
+            problem = problem.help(format!(
+                "numbers stand without quotes:  {key} = {}",
+                text.trim()
+            ));
+        }
+        self.problems.push(problem);
+    }
+
+    fn text(&mut self, key: &str) -> Option<Spanned<String>> {
+        let value = self.value(key)?;
+        let span = value.span();
+        match value.get_ref() {
+            DeValue::String(text) if text.trim().is_empty() => {
+                self.problems.push(Problem::new(
+                    span,
+                    format!("[{}] {key} is empty", self.name),
+                    "expected a path",
+                ));
+                None
+            }
+            DeValue::String(text) if text.contains('\0') => {
+                self.problems.push(Problem::new(
+                    span,
+                    format!("[{}] {key} is no path", self.name),
+                    "a path cannot hold the character NUL",
+                ));
+                None
+            }
+            DeValue::String(text) => Some(Spanned::new(span, text.to_string())),
+            other => {
+                self.wrong_type(key, span, "a path in quotes", other);
+                None
+            }
+        }
+    }
+
+    fn field(&mut self, key: &str) -> Option<Spanned<Field>> {
+        let value = self.value(key)?;
+        let span = value.span();
+        let problem = match value.get_ref() {
+            DeValue::String(name) if !name.is_empty() => {
+                return Some(Spanned::new(span, Field::Name(name.to_string())));
+            }
+            DeValue::String(_) => "expected a name from the header, or a number from 1".into(),
+            DeValue::Integer(number) => {
+                match u64::from_str_radix(&number.as_str().replace('_', ""), number.radix()) {
+                    Ok(0) => "fields are counted from 1".into(),
+                    Ok(number) if number <= 1 << 16 => {
+                        return Some(Spanned::new(span, Field::Number(number as usize)));
+                    }
+                    Ok(_) => "expected a number from 1 to 65536".into(),
+                    Err(_) => "fields are counted from 1".into(),
+                }
+            }
+            other => {
+                self.wrong_type(
+                    key,
+                    span,
+                    "a name from the header or a number from 1",
+                    other,
+                );
+                return None;
+            }
+        };
+        let problem: String = problem;
+        self.problems.push(Problem::new(
+            span,
+            format!("[{}] {key} names no field", self.name),
+            problem,
+        ));
+        None
+    }
+
+    fn whole(&mut self, key: &str, min: u64, max: u64) -> Option<Spanned<u64>> {
+        let value = self.value(key)?;
+        let span = value.span();
+        let range = match (min, max) {
+            (min, WIDE..) => format!("a whole number, {min} or more"),
+            (min, max) => format!("a whole number from {min} to {max}"),
+        };
+        let number = match value.get_ref() {
+            DeValue::Integer(number) => {
+                u64::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok()
+            }
+            other => {
+                self.wrong_type(key, span, &range, other);
+                return None;
+            }
+        };
+        match number {
+            Some(number) if (min..=max).contains(&number) => Some(Spanned::new(span, number)),
+            _ => {
+                self.problems.push(Problem::new(
+                    span,
+                    format!("[{}] {key} is out of range", self.name),
+                    if matches!(number, Some(number) if number > max) {
+                        format!("expected at most {max}")
+                    } else {
+                        format!("expected {range}")
+                    },
+                ));
+                None
+            }
+        }
+    }
+
+    fn size<T>(
+        &mut self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+        bytes: impl Fn(u64) -> T,
+    ) -> Option<Spanned<T>> {
+        let value = self.value(key)?;
+        let span = value.span();
+        let problem: String = match value.get_ref() {
+            DeValue::String(text) => match parse(text) {
+                Ok(size) => return Some(Spanned::new(span, size)),
+                Err(reason) => reason,
+            },
+            DeValue::Integer(number) => {
+                match u64::from_str_radix(&number.as_str().replace('_', ""), number.radix()) {
+                    Ok(number) => return Some(Spanned::new(span, bytes(number))),
+                    Err(_) if number.as_str().starts_with('-') => {
+                        "a size cannot be negative".into()
+                    }
+                    Err(_) => "more bytes than any machine has".into(),
+                }
+            }
+            other => {
+                let expected = "a size such as \"4 GiB\" or a whole number of bytes";
+                self.wrong_type(key, span, expected, other);
+                return None;
+            }
+        };
+        self.problems.push(Problem::new(
+            span,
+            format!("[{}] {key} is not a size", self.name),
+            problem,
+        ));
+        None
+    }
+
+    fn choice<T: Copy>(
+        &mut self,
+        key: &str,
+        choices: &[(&str, T)],
+        hint: impl Fn(&str) -> Option<String>,
+    ) -> Option<Spanned<T>> {
+        let value = self.value(key)?;
+        let span = value.span();
+        let quoted: Vec<_> = choices
+            .iter()
+            .map(|(word, _)| format!("{word:?}"))
+            .collect();
+        let expected = match quoted.as_slice() {
+            [only] => only.clone(),
+            [a, b] => format!("{a} or {b}"),
+            [start @ .., last] => format!("{} or {last}", start.join(", ")),
+            [] => String::new(),
+        };
+        let DeValue::String(word) = value.get_ref() else {
+            self.wrong_type(key, span, &expected, value.get_ref());
+            return None;
+        };
+        if let Some((_, choice)) = choices.iter().find(|(name, _)| name == word) {
+            return Some(Spanned::new(span, *choice));
+        }
+        let mut problem = Problem::new(
+            span,
+            format!("[{}] {key} cannot be {word:?}", self.name),
+            format!("expected {expected}"),
+        );
+        if let Some(hint) = hint(word) {
+            problem = problem.help(hint);
+        } else if choices.len() > 1
+            && let Some(near) = nearest(word, choices.iter().map(|(name, _)| *name))
+        {
+            problem = problem.help(format!("did you mean {near:?}?"));
+        }
+        self.problems.push(problem);
+        None
+    }
+
+    /// Reports keys that this section does not have. `handled` are those that are reported elsewhere.
+    fn unknown_keys(&mut self, handled: &[&str]) {
+        let known = SECTIONS
+            .iter()
+            .find(|(name, _)| *name == self.name)
+            .map_or(&[] as &[&str], |(_, keys)| keys);
+        for (key, _) in self.table.iter() {
+            let word: &str = key.get_ref();
+            if known.contains(&word) || handled.contains(&word) {
+                continue;
+            }
+            let home = SECTIONS
+                .iter()
+                .find(|(_, keys)| keys.contains(&word))
+                .map(|(section, _)| *section);
+            self.problems
+                .push(unknown(key.span(), word, self.name, known, home));
+        }
+    }
+}
+
+/// A key that its section does not have; `home` is the section that has it.
+fn unknown(
+    span: Range<usize>,
+    word: &str,
+    section: &str,
+    known: &[&str],
+    home: Option<&str>,
+) -> Problem {
+    let title = format!("unknown key `{word}` in [{section}]");
+    let synonym = SYNONYMS
+        .iter()
+        .find(|(other, key)| other.eq_ignore_ascii_case(word) && known.contains(key))
+        .map(|(_, key)| *key);
+    if let Some(near) = synonym.or_else(|| nearest(word, known.iter().copied())) {
+        return Problem::new(span, title, format!("did you mean `{near}`?"));
+    }
+    if let Some(home) = home {
+        return Problem::new(span, title, format!("`{word}` belongs below [{home}]"));
+    }
+    let keys: Vec<_> = known.iter().map(|key| format!("`{key}`")).collect();
+    Problem::new(span, title, "no such key").help(format!("[{section}] has {}", keys.join(", ")))
+}
+
+fn narrow(number: Spanned<u64>) -> Spanned<u32> {
+    Spanned::new(number.span(), *number.get_ref() as u32)
+}

@@ -1,0 +1,102 @@
+//! What flags of the command line may say instead of the job file.
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use super::resolved::{Duplicates, Precision};
+use super::size::{self, Memory};
+
+/// Flags that stand above the job file. Paths are relative to the current directory.
+#[derive(clap::Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Instead of what the job file says")]
+pub struct Overrides {
+    /// Read this file of ratings, not `[matrix] path`
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+
+    /// Singular triplets wanted
+    #[arg(long, short = 'k', value_name = "K", value_parser = rank)]
+    pub rank: Option<u32>,
+
+    /// Extra columns of the sketch
+    #[arg(long, value_name = "P")]
+    pub oversample: Option<u32>,
+
+    /// Power iterations: more passes over the matrix, sharper triplets
+    #[arg(long, value_name = "Q")]
+    pub power_iterations: Option<u32>,
+
+    /// Type of the numbers, in arithmetic and in the factors
+    #[arg(long, value_name = "TYPE", value_parser = precision())]
+    pub precision: Option<Precision>,
+
+    /// Seed of the random sketch
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// What to do with two lines for one row and column
+    #[arg(long, value_name = "RULE", value_parser = duplicates())]
+    pub duplicates: Option<Duplicates>,
+
+    /// Directory for the factors
+    #[arg(long, short = 'o', value_name = "DIR")]
+    pub output: Option<PathBuf>,
+
+    /// Memory to stay within, such as "4 GiB" or "50 %"
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub memory: Option<Memory>,
+
+    /// Cores to work on
+    #[arg(long, short = 'j', value_name = "N", value_parser = cores)]
+    pub cores: Option<usize>,
+
+    /// Directory for prepared input, to be found again by later runs
+    #[arg(long, value_name = "DIR", env = "SVDJOB_CACHE")]
+    pub cache: Option<PathBuf>,
+
+    /// Bound of that directory
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub cache_max: Option<u64>,
+
+    /// Show the nearest neighbours of this column (may be repeated)
+    #[arg(long, value_name = "NAME")]
+    pub nearest: Vec<String>,
+}
+
+fn rank(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(rank) if rank > 0 => Ok(rank),
+        _ => Err("expected a whole number, 1 or more".into()),
+    }
+}
+
+fn precision() -> impl TypedValueParser<Value = Precision> {
+    PossibleValuesParser::new(["f32", "f64"]).map(|word| match word.as_str() {
+        "f64" => Precision::F64,
+        _ => Precision::F32,
+    })
+}
+
+fn duplicates() -> impl TypedValueParser<Value = Duplicates> {
+    PossibleValuesParser::new(["error", "sum", "mean", "last"]).map(|word| match word.as_str() {
+        "sum" => Duplicates::Sum,
+        "mean" => Duplicates::Mean,
+        "last" => Duplicates::Last,
+        _ => Duplicates::Error,
+    })
+}
+
+fn memory(text: &str) -> Result<Memory, String> {
+    match size::parse_memory(text)? {
+        Memory::Bytes(bytes) if bytes < 1 << 20 => Err("expected at least 1 MiB".into()),
+        memory => Ok(memory),
+    }
+}
+
+fn cores(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(cores) if (1..=1 << 16).contains(&cores) => Ok(cores),
+        _ => Err("expected a whole number from 1 to 65536".into()),
+    }
+}

@@ -1,0 +1,380 @@
+//! From the job as written, the flags and the defaults to the job as resolved.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+
+use super::diagnostics::{Problem, Problems, Source};
+use super::file::{self, JobFile};
+use super::overrides::Overrides;
+use super::resolved::{FactorSpec, Field, Job, MatrixSpec, NamesSpec, ReportSpec, Resources};
+use super::size::{self, Memory};
+use super::{DEFAULTS, machine};
+use crate::failure::{ExitCode, Failure};
+
+/// A job that may run, with its file for later remarks about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub job: Job,
+    pub file: JobFile,
+    pub source: Source,
+    /// The input is not the one that the file names.
+    pub input_from_flag: bool,
+    /// What is allowed but looks wrong.
+    pub warnings: Vec<String>,
+}
+
+/// Why a job cannot run.
+#[derive(Clone, Debug)]
+pub enum LoadError {
+    /// The file cannot be read at all.
+    Unreadable(Failure),
+    /// The file can be read and is wrong in places.
+    Problems(Problems),
+}
+
+/// Reads a job file and resolves it.
+///
+/// # Errors
+/// Every problem of the file at once.
+pub fn load(path: &Path, flags: &Overrides) -> Result<Loaded, LoadError> {
+    let source = read(path)?;
+    let base = match std::path::absolute(path) {
+        Ok(path) => path.parent().map_or_else(PathBuf::new, Path::to_path_buf),
+        Err(_) => PathBuf::new(),
+    };
+    resolve(source, &base, flags).map_err(LoadError::Problems)
+}
+
+/// Resolves the text of a job file. Paths in it are relative to `base`.
+///
+/// # Errors
+/// Every problem of the file at once.
+pub fn resolve(source: Source, base: &Path, flags: &Overrides) -> Result<Loaded, Problems> {
+    let mut problems = Vec::new();
+    let file = file::read(&source.text, &mut problems);
+    let mut warnings = Vec::new();
+    let job = fill(&file, base, flags, &mut problems, &mut warnings);
+    match job {
+        Some(job) if problems.is_empty() => Ok(Loaded {
+            job,
+            file,
+            source,
+            input_from_flag: flags.input.is_some(),
+            warnings,
+        }),
+        _ => Err(Problems {
+            source,
+            list: problems,
+            code: ExitCode::Job,
+        }),
+    }
+}
+
+fn read(path: &Path) -> Result<Source, LoadError> {
+    let name = path.display().to_string();
+    let unreadable = |failure| Err(LoadError::Unreadable(failure));
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            return unreadable(match error.kind() {
+                io::ErrorKind::NotFound => missing(path),
+                io::ErrorKind::IsADirectory => Failure::job(format!(
+                    "{name} is a directory; a job file was expected"
+                ))
+                .help(if path.join("factor.toml").is_file() {
+                    format!(
+                        "there is one inside: {}",
+                        path.join("factor.toml").display()
+                    )
+                } else {
+                    "give the job file itself; `svdjob init` writes one".into()
+                }),
+                _ => Failure::job(format!("the job file {name} cannot be read: {error}")),
+            });
+        }
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Source {
+            name,
+            // A byte order mark is no part of TOML, yet some editors write it.
+            text: text
+                .strip_prefix('\u{feff}')
+                .map(str::to_owned)
+                .unwrap_or(text),
+        }),
+        Err(error) => {
+            let start = error.utf8_error().valid_up_to();
+            let byte = error.as_bytes()[start];
+            let utf16 = error.as_bytes().starts_with(&[0xff, 0xfe])
+                || error.as_bytes().starts_with(&[0xfe, 0xff]);
+            let problem = Problem::new(
+                start..start + '\u{fffd}'.len_utf8(),
+                "the job file is not text in UTF-8",
+                format!("byte 0x{byte:02x} is not UTF-8"),
+            );
+            let problem = problem.help(if utf16 {
+                "it looks like UTF-16; save it as UTF-8"
+            } else if byte == 0x1f || error.as_bytes().starts_with(&[0x1f, 0x8b]) {
+                "it looks compressed; was the data file given instead of the job file?"
+            } else {
+                "save it as UTF-8"
+            });
+            Err(LoadError::Problems(Problems {
+                source: Source {
+                    name,
+                    text: String::from_utf8_lossy(error.as_bytes()).into_owned(),
+                },
+                list: vec![problem],
+                code: ExitCode::Job,
+            }))
+        }
+    }
+}
+
+fn missing(path: &Path) -> Failure {
+    let failure = Failure::job(format!("there is no job file {}", path.display()));
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !directory.is_dir() {
+        return failure.help(format!(
+            "there is no directory {} either",
+            directory.display()
+        ));
+    }
+    let others: Vec<String> = std::fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".toml"))
+        .collect();
+    let wanted = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    match super::diagnostics::nearest(&wanted, others.iter().map(String::as_str)) {
+        Some(near) => failure.help(format!("did you mean {}?", directory.join(near).display())),
+        None => failure.help("`svdjob init ratings.csv` writes a job file to begin with"),
+    }
+}
+
+/// The first of flag, file and default.
+fn first<T: Clone>(flag: Option<T>, file: Option<&Spanned<T>>, default: Option<&Spanned<T>>) -> T {
+    flag.or_else(|| file.map(|value| value.get_ref().clone()))
+        .or_else(|| default.map(|value| value.get_ref().clone()))
+        .expect("default.toml has a value")
+}
+
+fn fill(
+    file: &JobFile,
+    base: &Path,
+    flags: &Overrides,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) -> Option<Job> {
+    // The defaults lack [matrix] path on purpose; a test sees to it that nothing else is wrong with them.
+    let defaults = file::read(DEFAULTS, &mut Vec::new());
+
+    let rows = first(
+        None,
+        file.matrix.rows.as_ref(),
+        defaults.matrix.rows.as_ref(),
+    );
+    let columns = first(
+        None,
+        file.matrix.columns.as_ref(),
+        defaults.matrix.columns.as_ref(),
+    );
+    let values = file.matrix.values.as_ref().map(|v| v.get_ref().clone());
+    same_fields(
+        file,
+        [Some(&rows), Some(&columns), values.as_ref()],
+        problems,
+    );
+
+    let factor = FactorSpec {
+        rank: first(
+            flags.rank,
+            file.factor.rank.as_ref(),
+            defaults.factor.rank.as_ref(),
+        ),
+        oversample: first(
+            flags.oversample,
+            file.factor.oversample.as_ref(),
+            defaults.factor.oversample.as_ref(),
+        ),
+        power_iterations: first(
+            flags.power_iterations,
+            file.factor.power_iterations.as_ref(),
+            defaults.factor.power_iterations.as_ref(),
+        ),
+        precision: first(
+            flags.precision,
+            file.factor.precision.as_ref(),
+            defaults.factor.precision.as_ref(),
+        ),
+        seed: first(
+            flags.seed,
+            file.factor.seed.as_ref(),
+            defaults.factor.seed.as_ref(),
+        ),
+    };
+    if factor.rank.checked_add(factor.oversample).is_none() {
+        let place = file
+            .factor
+            .oversample
+            .as_ref()
+            .or(file.factor.rank.as_ref());
+        problems.push(Problem::new(
+            place.map_or(0..0, Spanned::span),
+            "rank and oversample are too large together",
+            format!("expected rank + oversample to be at most {}", u32::MAX),
+        ));
+    }
+
+    let has = machine::memory();
+    let memory = match first(
+        flags.memory,
+        file.resources.memory.as_ref(),
+        defaults.resources.memory.as_ref(),
+    ) {
+        Memory::Bytes(bytes) => bytes,
+        Memory::Share(percent) => (has as f64 * percent / 100.0) as u64,
+    };
+    if memory > has {
+        warnings.push(format!(
+            "the job may use {} of memory, but this machine or container has {}",
+            size::show(memory),
+            size::show(has)
+        ));
+    }
+    let allowed = machine::cores();
+    let cores = flags
+        .cores
+        .or_else(|| file.resources.cores.as_ref().map(|cores| *cores.get_ref()))
+        .unwrap_or(allowed);
+    if cores > allowed {
+        warnings.push(format!(
+            "the job wants {cores} cores, but this process may run on {allowed}"
+        ));
+    }
+
+    let resources = Resources {
+        memory,
+        cores,
+        cache: chosen(flags.cache.as_deref(), file.resources.cache.as_ref(), base)
+            .unwrap_or_else(machine::cache_directory),
+        cache_max: first(
+            flags.cache_max,
+            file.resources.cache_max.as_ref(),
+            defaults.resources.cache_max.as_ref(),
+        ),
+    };
+    let directory = chosen(
+        flags.output.as_deref(),
+        file.output.directory.as_ref(),
+        base,
+    )
+    .or_else(|| chosen(None, defaults.output.directory.as_ref(), base))
+    .expect("default.toml has a directory");
+
+    let nearest = if flags.nearest.is_empty() {
+        let list = file.report.nearest.iter().flatten();
+        list.map(|name| name.get_ref().clone()).collect()
+    } else {
+        flags.nearest.clone()
+    };
+    let names = file.report.names.as_ref().map(|names| NamesSpec {
+        path: absolute(base, names.path.get_ref()),
+        label: names
+            .label
+            .as_ref()
+            .map_or(Field::Number(1), |field| field.get_ref().clone()),
+        name: names
+            .name
+            .as_ref()
+            .map_or(Field::Number(2), |field| field.get_ref().clone()),
+    });
+
+    // Only now: without a path there is no job, but everything else has been looked at.
+    let path = chosen(flags.input.as_deref(), file.matrix.path.as_ref(), base);
+    if flags.input.is_some() {
+        problems.retain(|problem| problem.title != "[matrix] has no `path`");
+    }
+    Some(Job {
+        matrix: MatrixSpec {
+            path: path?,
+            rows,
+            columns,
+            values,
+            duplicates: first(
+                flags.duplicates,
+                file.matrix.duplicates.as_ref(),
+                defaults.matrix.duplicates.as_ref(),
+            ),
+        },
+        factor,
+        directory,
+        resources,
+        report: ReportSpec { names, nearest },
+    })
+}
+
+/// Rows, columns and values must be three different fields.
+fn same_fields(file: &JobFile, fields: [Option<&Field>; 3], problems: &mut Vec<Problem>) {
+    let matrix = &file.matrix;
+    let written = [&matrix.rows, &matrix.columns, &matrix.values];
+    let names = ["rows", "columns", "values"];
+    for later in 1..3 {
+        for earlier in 0..later {
+            let (Some(a), Some(b)) = (fields[earlier], fields[later]) else {
+                continue;
+            };
+            let span = written[later].as_ref().or(written[earlier].as_ref());
+            if a == b
+                && let Some(span) = span
+            {
+                let what = match a {
+                    Field::Name(name) => format!("the field {name:?}"),
+                    Field::Number(number) => format!("field {number}"),
+                };
+                let (one, other) = (names[earlier], names[later]);
+                let unwritten = [(earlier, one), (later, other)]
+                    .into_iter()
+                    .find(|&(at, _)| written[at].is_none());
+                let problem = Problem::new(
+                    span.span(),
+                    format!("[matrix] {one} and {other} are the same field"),
+                    format!("both are {what}"),
+                );
+                problems.push(match unwritten {
+                    Some((_, name)) => problem.help(format!(
+                        "`{name}` is left out, so its default holds; write it too"
+                    )),
+                    None => problem,
+                });
+            }
+        }
+    }
+}
+
+/// A path from a flag (relative to the current directory) or else from the file (relative to `base`).
+fn chosen(flag: Option<&Path>, file: Option<&Spanned<String>>, base: &Path) -> Option<PathBuf> {
+    match flag {
+        Some(path) => Some(std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())),
+        None => file.map(|path| absolute(base, path.get_ref())),
+    }
+}
+
+fn absolute(base: &Path, text: &str) -> PathBuf {
+    if let Some(rest) = text.strip_prefix("~/")
+        && let Ok(home) = etcetera::home_dir()
+    {
+        return home.join(rest);
+    }
+    // Joining collects "." and doubled separators but keeps "..", which may lead through a link.
+    base.join(text).components().collect()
+}

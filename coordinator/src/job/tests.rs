@@ -1,0 +1,422 @@
+use std::path::Path;
+
+use super::diagnostics::{Look, Source};
+use super::file;
+use super::overrides::Overrides;
+use super::resolve::{LoadError, Loaded, load, resolve};
+use super::resolved::{Duplicates, Field, Precision};
+use super::size::Memory;
+use super::{DEFAULTS, machine};
+use crate::failure::{ExitCode, Failure};
+
+fn resolved_with(text: &str, flags: &Overrides) -> Result<Loaded, String> {
+    let source = Source {
+        name: "factor.toml".into(),
+        text: text.into(),
+    };
+    resolve(source, Path::new("/data"), flags).map_err(|problems| problems.render(Look::PLAIN))
+}
+
+fn resolved(text: &str) -> Loaded {
+    resolved_with(text, &Overrides::default()).unwrap_or_else(|text| panic!("{text}"))
+}
+
+fn complaint(text: &str) -> String {
+    resolved_with(text, &Overrides::default()).expect_err("the job file is wrong")
+}
+
+/// A right [matrix] and something else below it.
+fn complaint_of(text: &str) -> String {
+    complaint(&format!("[matrix]\npath = \"r.csv\"\n{text}"))
+}
+
+#[test]
+fn the_shortest_job_has_every_default() {
+    let job = resolved("[matrix]\npath = \"ratings.csv\"\n").job;
+    assert_eq!(job.matrix.path, Path::new("/data/ratings.csv"));
+    assert_eq!(job.matrix.rows, Field::Number(1));
+    assert_eq!(job.matrix.columns, Field::Number(2));
+    assert_eq!(job.matrix.values, None);
+    assert_eq!(job.matrix.duplicates, Duplicates::Error);
+    assert_eq!((job.factor.rank, job.factor.oversample), (50, 10));
+    assert_eq!((job.factor.power_iterations, job.factor.seed), (4, 0));
+    assert_eq!(job.factor.precision, Precision::F32);
+    assert_eq!(job.directory, Path::new("/data/factors"));
+    assert_eq!(job.resources.memory, machine::memory() / 2);
+    assert_eq!(job.resources.cores, machine::cores());
+    assert_eq!(job.resources.cache_max, 64 << 30);
+    assert!(job.resources.cache.is_absolute());
+    assert!(job.report.names.is_none() && job.report.nearest.is_empty());
+}
+
+#[test]
+fn nothing_is_wrong_with_the_defaults_but_the_missing_path() {
+    let mut problems = Vec::new();
+    file::read(DEFAULTS, &mut problems);
+    let titles: Vec<_> = problems.iter().map(|p| p.title.as_str()).collect();
+    assert_eq!(titles, ["[matrix] has no `path`"]);
+    // Keys that are comments there must be right as well.
+    let all: String = DEFAULTS
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(key) if key.contains(" = ") => format!("{key}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    problems.clear();
+    file::read(&all, &mut problems);
+    assert_eq!(problems, []);
+}
+
+#[test]
+fn a_full_job_is_read() {
+    let loaded = resolved(
+        r#"
+[matrix]
+path = "in/../ratings.csv.gz"
+format = "ratings"
+rows = 2
+columns = "item"
+values = 4
+duplicates = "mean"
+[factor]
+rank = 1_000
+oversample = 0
+power_iterations = 0
+precision = "f64"
+seed = 18446744073709551615
+[output]
+directory = "/out"
+[resources]
+memory = "1.5 GiB"
+cores = 1
+cache = "cache"
+cache_max = 1048576
+[report]
+names = { path = "names.tsv", name = "title" }
+nearest = ["a", "b"]
+"#,
+    );
+    let job = loaded.job;
+    assert_eq!(job.matrix.path, Path::new("/data/in/../ratings.csv.gz"));
+    assert_eq!(job.matrix.columns, Field::Name("item".into()));
+    assert_eq!(job.matrix.duplicates, Duplicates::Mean);
+    assert_eq!(job.factor.rank, 1000);
+    assert_eq!(job.factor.seed, u64::MAX);
+    assert_eq!(job.directory, Path::new("/out"));
+    assert_eq!(job.resources.memory, 3 << 29);
+    assert_eq!(job.resources.cache, Path::new("/data/cache"));
+    let names = job.report.names.unwrap();
+    assert_eq!(names.label, Field::Number(1));
+    assert_eq!(names.name, Field::Name("title".into()));
+}
+
+#[test]
+fn flags_stand_above_the_file() {
+    let flags = Overrides {
+        input: Some("/elsewhere/r.csv".into()),
+        rank: Some(7),
+        output: Some("/out".into()),
+        memory: Some(Memory::Share(10.0)),
+        nearest: vec!["x".into()],
+        ..Overrides::default()
+    };
+    let text = "[matrix]\n[factor]\nrank = 9\nseed = 3\n[report]\nnearest = [\"y\"]\n";
+    let job = resolved_with(text, &flags).unwrap().job;
+    assert_eq!(job.matrix.path, Path::new("/elsewhere/r.csv"));
+    assert_eq!((job.factor.rank, job.factor.seed), (7, 3));
+    assert_eq!(job.directory, Path::new("/out"));
+    assert_eq!(job.resources.memory, machine::memory() / 10);
+    assert_eq!(job.report.nearest, ["x"]);
+}
+
+#[test]
+fn what_looks_wrong_but_is_allowed_is_a_warning() {
+    let loaded =
+        resolved("[matrix]\npath = \"r\"\n[resources]\nmemory = \"9999 TiB\"\ncores = 60000\n");
+    assert_eq!(loaded.warnings.len(), 2, "{:?}", loaded.warnings);
+}
+
+#[test]
+fn an_unknown_key_is_told_with_the_nearest() {
+    assert_eq!(
+        complaint_of("[factor]\nrnak = 5\n"),
+        "\
+error: unknown key `rnak` in [factor]
+ --> factor.toml:4:1
+  |
+4 | rnak = 5
+  | ^^^^ did you mean `rank`?
+
+factor.toml: 1 problem; nothing was run
+"
+    );
+}
+
+#[test]
+fn a_key_of_another_section_is_sent_there() {
+    let text = complaint_of("rank = 5\n[factor]\ndirectory = \"x\"\nzebra = 1\nn_components = 3\n");
+    for words in [
+        "`rank` belongs below [factor]",
+        "`directory` belongs below [output]",
+        "help: [factor] has `rank`, `oversample`,",
+        "did you mean `rank`?",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let text = complaint("rank = 5\n[matrix]\npath = \"r\"\n[facter]\n");
+    assert!(text.contains("`rank` stands outside any section"), "{text}");
+    assert!(text.contains("did you mean [factor]?"), "{text}");
+}
+
+#[test]
+fn a_wrong_type_is_told_with_what_was_expected_and_found() {
+    assert_eq!(
+        complaint_of("[factor]\nrank = \"50\"\n[output]\ndirectory = 7\n"),
+        "\
+error: [factor] rank has the wrong type
+ --> factor.toml:4:8
+  |
+4 | rank = \"50\"
+  |        ^^^^ expected a whole number, 1 or more, found text in quotes
+  |
+  = help: numbers stand without quotes:  rank = 50
+
+error: [output] directory has the wrong type
+ --> factor.toml:6:13
+  |
+6 | directory = 7
+  |             ^ expected a path in quotes, found a whole number
+
+factor.toml: 2 problems; nothing was run
+"
+    );
+}
+
+#[test]
+fn impossible_values_are_told_all_at_once() {
+    let text = complaint_of(
+        "duplicates = \"first\"\nrows = 0\n[factor]\nrank = 0\noversample = -1\npower_iterations = 99999999999\n\
+         precision = \"f16\"\nseed = 1.5\n[resources]\nmemory = \"lots\"\ncores = 0\ncache_max = \"-1 GiB\"\n\
+         [report]\nnearest = \"x\"\n",
+    );
+    for words in [
+        "factor.toml:3:14",
+        "expected \"error\", \"sum\", \"mean\" or \"last\"",
+        "factor.toml:4:8",
+        "fields are counted from 1",
+        "factor.toml:6:8",
+        "[factor] rank is out of range",
+        "expected a whole number, 1 or more",
+        "factor.toml:7:14",
+        "expected a whole number, 0 or more",
+        "expected at most 4294967295",
+        "[factor] precision cannot be \"f16\"",
+        "expected \"f32\" or \"f64\"",
+        "expected a whole number, 0 or more, found a number with a fraction",
+        "expected a number with a unit, such as \"4 GiB\" or \"512 MB\"",
+        "expected a whole number from 1 to 65536",
+        "a size cannot be negative",
+        "expected a list such as [\"Heat (1995)\"], found text in quotes",
+        "factor.toml: 11 problems; nothing was run",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
+#[test]
+fn a_budget_without_its_unit_is_noticed() {
+    let text = complaint_of("[resources]\nmemory = 4\n");
+    assert!(
+        text.contains("help: for gigabytes write  memory = \"4 GiB\""),
+        "{text}"
+    );
+}
+
+#[test]
+fn tolerance_is_told_to_come_later() {
+    let text = complaint_of("[factor]\ntolerance = 1e-3\n");
+    assert!(
+        text.contains("error: this version has no `tolerance` yet"),
+        "{text}"
+    );
+    assert!(
+        text.contains("say `power_iterations = 4` instead"),
+        "{text}"
+    );
+    let text = complaint_of("[factor]\ntolerance = 1e-3\npower_iterations = 2\n");
+    assert!(text.contains("the two exclude each other"), "{text}");
+}
+
+#[test]
+fn a_missing_matrix_or_path_is_told() {
+    assert_eq!(
+        complaint("[factor]\nrank = 5\n"),
+        "\
+error: the section [matrix] is missing
+ --> factor.toml:1:1
+  |
+1 | [factor]
+  | ^ expected [matrix] with the path of the data somewhere in this file
+  |
+  = help: the shortest job is:  [matrix]  and below it  path = \"ratings.csv\"
+
+factor.toml: 1 problem; nothing was run
+"
+    );
+    assert!(complaint("").contains("the section [matrix] is missing"));
+    assert_eq!(
+        complaint("\n[matrix]\nrows = 1\n"),
+        "\
+error: [matrix] has no `path`
+ --> factor.toml:2:1
+  |
+2 | [matrix]
+  | ^^^^^^^^ expected a line such as  path = \"ratings.csv\"  in this section
+
+factor.toml: 1 problem; nothing was run
+"
+    );
+    // One fault, one complaint.
+    let text = complaint("[matrx]\npath = \"r\"\n");
+    assert!(text.ends_with("1 problem; nothing was run\n"), "{text}");
+    let text = complaint("[matrix]\npath = 3\n");
+    assert!(text.ends_with("1 problem; nothing was run\n"), "{text}");
+    let text = complaint("[matrix]\npath = [\"a\", \"b\"]\n");
+    assert!(
+        text.contains("this version reads one file per job"),
+        "{text}"
+    );
+}
+
+#[test]
+fn syntax_errors_stand_among_the_others() {
+    let text = complaint("[matrix]\npath = \"r.csv\"\n[factor]\nrank = \nsede = 3\n");
+    assert_eq!(
+        text,
+        "\
+error: this is not valid TOML
+ --> factor.toml:4:8
+  |
+4 | rank = 
+  |        ^ expected a value after `=`
+
+error: unknown key `sede` in [factor]
+ --> factor.toml:5:1
+  |
+5 | sede = 3
+  | ^^^^ did you mean `seed`?
+
+factor.toml: 2 problems; nothing was run
+"
+    );
+    for text in [
+        "[matrix\n",
+        "path",
+        "[matrix]\npath = \"r\n",
+        "[matrix]\n[matrix]\n",
+        "a = [1,\n",
+        "\"\"\"",
+    ] {
+        let text = complaint(text);
+        assert!(text.contains("this is not valid TOML"), "{text}");
+    }
+}
+
+#[test]
+fn two_roles_of_one_field_are_a_slip() {
+    let text = complaint_of("rows = 2\n");
+    assert!(
+        text.contains("rows and columns are the same field"),
+        "{text}"
+    );
+    assert!(text.contains("`columns` is left out"), "{text}");
+    let text = complaint_of("rows = \"a\"\ncolumns = \"b\"\nvalues = \"a\"\n");
+    assert!(text.contains("both are the field \"a\""), "{text}");
+}
+
+#[test]
+fn strange_files_do_no_harm() {
+    let deep = format!("a = {}", "[".repeat(10_000));
+    for text in [
+        "\u{feff}",
+        "\r\n",
+        "a\0b = 1",
+        "matrix = 3",
+        "[[matrix]]",
+        "[matrix.path]",
+        "é = \"ü\"",
+        &deep,
+    ] {
+        assert!(complaint(text).contains("nothing was run"));
+    }
+    let text = complaint("[matrix]\npath = \"r\"\n[factor]\n\"\\u001b[31mred\" = 1\n");
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+}
+
+fn unreadable(path: &Path) -> Failure {
+    match load(path, &Overrides::default()) {
+        Err(LoadError::Unreadable(failure)) => {
+            assert_eq!(failure.code, ExitCode::Job);
+            failure
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn files_that_are_no_job_files_are_told() {
+    let root = tempfile::tempdir().unwrap();
+    let failure = unreadable(&root.path().join("factor.toml"));
+    assert!(
+        failure.message.starts_with("there is no job file"),
+        "{failure}"
+    );
+    assert!(failure.help.unwrap().contains("svdjob init"));
+    std::fs::write(root.path().join("factors.toml"), "").unwrap();
+    let failure = unreadable(&root.path().join("factor.toml"));
+    assert!(failure.help.unwrap().contains("factors.toml?"));
+    let failure = unreadable(&root.path().join("none/factor.toml"));
+    assert!(failure.help.unwrap().contains("no directory"));
+    assert!(unreadable(root.path()).message.contains("is a directory"));
+
+    let path = root.path().join("latin.toml");
+    std::fs::write(&path, b"[matrix]\npath = \"caf\xe9.csv\"\n").unwrap();
+    let Err(LoadError::Problems(problems)) = load(&path, &Overrides::default()) else {
+        panic!("Latin-1 is not UTF-8");
+    };
+    let text = problems.render(Look::PLAIN);
+    assert!(text.contains("latin.toml:2:12"), "{text}");
+    assert!(text.contains("byte 0xe9 is not UTF-8"), "{text}");
+}
+
+#[test]
+fn files_that_the_job_names_are_looked_at() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("factor.toml");
+    let data = root.path().join("ratings.csv");
+    let look = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let loaded = load(&path, &Overrides::default()).unwrap();
+        match loaded.look() {
+            Ok(()) => (ExitCode::Bug, String::new()),
+            Err(LoadError::Problems(problems)) => (problems.code, problems.render(Look::PLAIN)),
+            Err(LoadError::Unreadable(failure)) => (failure.code, failure.message),
+        }
+    };
+    std::fs::write(&data, "userId,movieId,rating\n1,2,3\n").unwrap();
+    let (code, text) = look("[matrix]\npath = \"rating.csv\"\n");
+    assert_eq!(code, ExitCode::Data);
+    assert!(text.contains("factor.toml:2:8"), "{text}");
+    assert!(text.contains("did you mean \"ratings.csv\"?"), "{text}");
+    let (code, text) = look("[matrix]\npath = \"ratings.csv\"\nrows = \"userid\"\nvalues = 4\n");
+    assert_eq!(code, ExitCode::Job);
+    assert!(text.contains("factor.toml:3:8"), "{text}");
+    assert!(text.contains("did you mean \"userId\"?"), "{text}");
+    assert!(text.contains("its first line has 3 fields"), "{text}");
+    let (code, text) =
+        look("[matrix]\npath = \"./ratings.csv\"\n[report]\nnames = { path = \"films.csv\" }\n");
+    assert_eq!(code, ExitCode::Data);
+    assert!(text.contains("the file of names cannot be read"), "{text}");
+    assert_eq!(look("[matrix]\npath = \"./ratings.csv\"\n").1, "");
+}

@@ -1,0 +1,160 @@
+//! The library's front door: a sparse matrix in memory in, factors in memory out.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use ndarray::{Array1, Array2};
+use shared::{farm::bytes::Bytes, matrix::facts::MatrixFacts, svd::Precision};
+use sprs::CsMatView;
+
+use crate::{
+    engine::{self, EngineError, Hands},
+    factors::{Quality, Sink},
+    failure::Failure,
+    job::resolved::FactorSpec,
+    memory::blocks_of,
+    plan::{self, Plan},
+};
+
+/// A truncated singular value decomposition.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Svd {
+    /// m x k
+    pub u: Array2<f64>,
+    /// k, descending. Fewer than asked for when the rank of the matrix is smaller.
+    pub s: Array1<f64>,
+    /// k x n
+    pub vt: Array2<f64>,
+    /// sqrt(||A v - s u||^2 + ||A^T u - s v||^2) / s of each triplet.
+    pub residuals: Vec<f64>,
+    /// Hash of U, S, V^T as they were computed: equal for equal bits.
+    pub hash: [u8; 32],
+}
+
+/// Checks the rank against the matrix.
+pub fn check_rank(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
+    let side = facts.rows.min(facts.columns);
+    if factor.rank == 0 || u64::from(factor.rank) > side {
+        return Err(Failure::job(format!(
+            "rank = {} is not possible: the matrix is {} x {}, so there are at most {side} singular values",
+            factor.rank, facts.rows, facts.columns
+        ))
+        .help(format!("ask for a rank between 1 and {side}")));
+    }
+    Ok(())
+}
+
+/// Factors a matrix in memory.
+///
+/// # Errors
+///
+/// A rank that the matrix does not allow, entries that are not finite, memory refused.
+pub fn svd(matrix: CsMatView<'_, f64>, factor: &FactorSpec, hands: &Hands) -> Result<Svd, Failure> {
+    // The side that must fit in memory is the shorter one.
+    let transposed = matrix.rows() < matrix.cols();
+    let rows_first = if transposed {
+        matrix.transpose_view().to_csr()
+    } else {
+        matrix.to_csr()
+    };
+    let (facts, blocks) = blocks_of(rows_first.view())?;
+    drop(rows_first);
+    check_rank(&facts, factor)?;
+    let plan = Plan::new(&facts, factor).map_err(|why| Failure::resources(why.to_string()))?;
+    let mut sink = InMemory {
+        precision: plan::precision(factor),
+        rows: facts.rows as usize,
+        columns: facts.columns as usize,
+        ..InMemory::default()
+    };
+    let (quality, _) = engine::factor(
+        &facts,
+        &plan,
+        Arc::new(blocks),
+        hands,
+        &mut sink,
+        &mut |_| {},
+        &AtomicBool::new(false),
+    )
+    .map_err(|error| match error {
+        EngineError::Failed(failure) => failure,
+        EngineError::Block(why) => Failure::bug(why.to_string()),
+    })?;
+    Ok(sink.into_svd(quality, transposed))
+}
+
+struct InMemory {
+    precision: Precision,
+    rows: usize,
+    columns: usize,
+    rank: usize,
+    left: Vec<u8>,
+    right: Vec<u8>,
+}
+
+impl Default for InMemory {
+    fn default() -> Self {
+        Self {
+            precision: Precision::F64,
+            rows: 0,
+            columns: 0,
+            rank: 0,
+            left: Vec::new(),
+            right: Vec::new(),
+        }
+    }
+}
+
+impl Sink for InMemory {
+    fn begin(&mut self, rank: usize) -> Result<(), Failure> {
+        self.rank = rank;
+        let number = self.precision.bytes();
+        self.left = vec![0; self.rows * rank * number];
+        self.right = vec![0; self.columns * rank * number];
+        Ok(())
+    }
+
+    fn right(&mut self, first_row: u64, rows: &[u8]) -> Result<(), Failure> {
+        let at = first_row as usize * self.rank * self.precision.bytes();
+        self.right[at..at + rows.len()].copy_from_slice(rows);
+        Ok(())
+    }
+
+    fn left(&mut self, first_row: u64, rows: &[u8]) -> Result<(), Failure> {
+        let at = first_row as usize * self.rank * self.precision.bytes();
+        self.left[at..at + rows.len()].copy_from_slice(rows);
+        Ok(())
+    }
+}
+
+impl InMemory {
+    fn into_svd(self, quality: Quality, transposed: bool) -> Svd {
+        let mut hash = blake3::Hasher::new();
+        hash.update(&self.left);
+        hash.update(bytemuck::cast_slice(&quality.sigma));
+        hash.update(&self.right);
+        let tall = |bytes: &[u8], rows: usize| {
+            let numbers: Vec<f64> = match self.precision {
+                Precision::F32 => Bytes::copy_from(bytes)
+                    .and_then(|b| Ok(b.numbers::<f32>()?.iter().map(|&x| f64::from(x)).collect())),
+                Precision::F64 => {
+                    Bytes::copy_from(bytes).and_then(|b| Ok(b.numbers::<f64>()?.to_vec()))
+                }
+            }
+            .expect("whole numbers in memory");
+            Array2::from_shape_vec((rows, self.rank), numbers).expect("rows of rank numbers")
+        };
+        let (left, right) = (tall(&self.left, self.rows), tall(&self.right, self.columns));
+        let (u, v) = if transposed {
+            (right, left)
+        } else {
+            (left, right)
+        };
+        Svd {
+            u,
+            s: quality.sigma.into(),
+            vt: v.reversed_axes(),
+            residuals: quality.residuals,
+            hash: *hash.finalize().as_bytes(),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The result of a run, as reports need it.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// What a run was and what came out.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+pub struct Summary {
+    /// m
+    pub rows: u64,
+    /// n
+    pub columns: u64,
+    /// Stored entries.
+    pub nnz: u64,
+    /// Worked on as A^T, because that is the cheaper way. The factors are those of A all the same.
+    pub transposed: bool,
+    pub rank: Rank,
+    /// Descending.
+    pub sigma: Vec<f64>,
+    /// Of each triplet: sqrt(|A v - s u|^2 + |A^T u - s v|^2) / s.
+    pub residuals: Vec<f64>,
+    /// Of each triplet: s^2 / |A|_F^2.
+    pub explained: Vec<f64>,
+    pub orthogonality: Orthogonality,
+    /// Full reads of A.
+    pub passes: u32,
+    /// Seconds spent in them.
+    pub pass_seconds: f64,
+    /// In the order of their beginning.
+    pub phases: Vec<Phase>,
+    /// Seconds from start to end.
+    pub seconds: f64,
+    /// The prepared input was found in the cache.
+    pub ingest_reused: bool,
+    /// Largest resident size of the process in bytes, where the system tells.
+    pub peak_memory: Option<u64>,
+    /// Where the factors are.
+    pub directory: PathBuf,
+    pub nearest: Vec<Nearest>,
+    pub warnings: Vec<String>,
+}
+
+/// Triplets asked for and found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Rank {
+    pub requested: u32,
+    pub got: u32,
+}
+
+/// Largest absolute entry of U^T U - I and of V^T V - I.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+pub struct Orthogonality {
+    pub u: f64,
+    pub v: f64,
+}
+
+/// A part of the run and how long it took.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Phase {
+    pub name: String,
+    pub seconds: f64,
+}
+
+/// A column and those most like it, the most like first.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Nearest {
+    pub of: String,
+    pub neighbours: Vec<Neighbour>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Neighbour {
+    pub name: String,
+    /// Of the angle between the two, 1 is the same direction.
+    pub cosine: f64,
+}
+
+impl Summary {
+    /// Share of |A|_F^2 that each triplet and those before it explain.
+    pub fn cumulative(&self) -> Vec<f64> {
+        self.explained
+            .iter()
+            .scan(0.0, |sum, share| {
+                *sum += share;
+                Some(*sum)
+            })
+            .collect()
+    }
+
+    /// The worst residual and its triplet from 1. One that is not a number is the worst there is.
+    pub fn worst_residual(&self) -> Option<(usize, f64)> {
+        let rank = |x: f64| if x.is_nan() { f64::INFINITY } else { x };
+        (1..)
+            .zip(self.residuals.iter().copied())
+            .max_by(|a, b| rank(a.1).total_cmp(&rank(b.1)))
+    }
+}
+
+/// Largest resident size of this process so far, in bytes.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}

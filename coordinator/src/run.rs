@@ -1,0 +1,488 @@
+//! The run itself: input to blocks, blocks to factors, factors to files.
+
+mod files;
+mod inputs;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
+    time::{Instant, SystemTime},
+};
+
+use serde_json::json;
+use shared::{
+    linalg::simd,
+    matrix::facts::MatrixFacts,
+    svd::layout::{Panels, slices},
+};
+
+use self::{files::Files, inputs::FromCache};
+use crate::{
+    cache::{Cache, Listed, Which},
+    engine::{self, EngineError, Hands},
+    factors::Quality,
+    failure::Failure,
+    farm::{Inputs, Progress, RunReport},
+    ingest::{self, IngestOptions, IngestProgress, Ingested},
+    job::{resolved::Job, size},
+    library::check_rank,
+    output::{labels, manifest, staging::Staging},
+    plan::{self, Plan},
+    report::{
+        nearest,
+        progress::{Event, Observer, Pass, Stage, Unit},
+        summary::{Orthogonality, Phase, Rank, Summary, peak_memory},
+    },
+};
+
+/// How to go about a job, beside what the job says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RunOptions {
+    /// Read the input anew even if it is found prepared in the cache.
+    pub fresh: bool,
+}
+
+/// Bytes of this process that neither grow with the matrix nor are counted: code, stacks, buffers of files.
+const BASE_BYTES: u64 = 24 << 20;
+/// Tries when a cached block turns out damaged.
+const TRIES: u32 = 3;
+
+/// Does the job and leaves the factors in its directory. `stop` is looked at often; once it is set, the run ends with
+/// [`Failure::interrupted`] and leaves nothing behind.
+///
+/// # Errors
+/// As told by the code of the failure.
+pub fn run(
+    job: &Job,
+    options: &RunOptions,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Summary, Failure> {
+    let started = Instant::now();
+    let cache = Cache::open(&job.resources.cache, job.resources.cache_max)?;
+    let mut warnings = Vec::new();
+    let mut fresh = options.fresh;
+    for _ in 0..TRIES {
+        // First of all, whether there is a place for the result.
+        let staging = Staging::open(&job.directory, 0)?;
+        let ingested = ingested(job, &cache, fresh, observer, stop)?;
+        let blocks = ingested.inputs.clone();
+        match factored(job, ingested, staging, observer, stop)? {
+            Ended::Done(mut summary) => {
+                summary.seconds = started.elapsed().as_secs_f64();
+                summary.peak_memory = peak_memory();
+                summary.warnings.splice(0..0, warnings);
+                return Ok(*summary);
+            }
+            Ended::Damaged(why) => {
+                let warning = format!("{why}; the input is prepared anew");
+                observer.observe(Event::Warning(warning.clone()));
+                warnings.push(warning);
+                cache.forget(&blocks)?;
+                fresh = true;
+            }
+        }
+    }
+    Err(Failure::resources(format!(
+        "blocks in the cache {} were damaged again after {TRIES} tries",
+        job.resources.cache.display()
+    ))
+    .help("the disk or the memory may be failing; try another place with --cache"))
+}
+
+fn ingested(
+    job: &Job,
+    cache: &Cache,
+    fresh: bool,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Ingested, Failure> {
+    let options = IngestOptions {
+        cache,
+        memory: job.resources.memory,
+        cores: job.resources.cores,
+        fresh,
+        allow_transpose: true,
+    };
+    let name = job.matrix.path.file_name().map_or_else(
+        || job.matrix.path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    );
+    let mut at = None;
+    let ingested = ingest::ingest(
+        &job.matrix,
+        &options,
+        &mut |progress: IngestProgress| {
+            if at != Some(progress.stage) {
+                at = Some(progress.stage);
+                observer.observe(Event::Stage(ingest_stage(&name, &progress)));
+            }
+            observer.observe(Event::Done(match progress.stage {
+                ingest::Stage::Reading => progress.bytes_read,
+                ingest::Stage::Sorting | ingest::Stage::Writing => progress.groups_done as u64,
+            }));
+        },
+        stop,
+    )?;
+    if ingested.reused {
+        observer.observe(Event::Stage(Stage {
+            title: format!("{name} is in the cache, nothing to read"),
+            unit: Unit::Tasks,
+            total: None,
+            pass: None,
+        }));
+    }
+    Ok(ingested)
+}
+
+fn ingest_stage(name: &str, progress: &IngestProgress) -> Stage {
+    let (title, unit, total) = match progress.stage {
+        ingest::Stage::Reading => (format!("reading {name}"), Unit::Bytes, progress.bytes_total),
+        ingest::Stage::Sorting => ("sorting".to_owned(), Unit::Tasks, progress.groups as u64),
+        ingest::Stage::Writing => (
+            "writing blocks".to_owned(),
+            Unit::Tasks,
+            progress.groups as u64,
+        ),
+    };
+    Stage {
+        title,
+        unit,
+        total: Some(total),
+        pass: None,
+    }
+}
+
+/// How the numerical part ended.
+enum Ended {
+    Done(Box<Summary>),
+    /// A block of the cache is missing or damaged.
+    Damaged(String),
+}
+
+fn factored(
+    job: &Job,
+    ingested: Ingested,
+    mut staging: Staging,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Ended, Failure> {
+    let facts = &ingested.facts;
+    check_rank(facts, &job.factor)?;
+    let plan = Plan::new(facts, &job.factor).map_err(|why| Failure::resources(why.to_string()))?;
+    let hands = hands(job, facts, &plan)?;
+    files::check_space(&staging, facts, &plan)?;
+    let blocks: Arc<dyn Inputs> = Arc::new(FromCache(ingested.inputs.clone()));
+
+    let mut stages = Stages::new(&plan, observer);
+    let mut files = Files::new(&mut staging, facts, &plan, ingested.transposed);
+    let ran = engine::factor(
+        facts,
+        &plan,
+        Arc::clone(&blocks),
+        &hands,
+        &mut files,
+        &mut |progress| stages.tell(progress),
+        stop,
+    );
+    let (quality, report) = match ran {
+        Ok(done) => done,
+        Err(EngineError::Failed(failure)) => return Err(failure),
+        Err(EngineError::Block(why)) if inputs::is_cured_by_ingest(&why) => {
+            return Ok(Ended::Damaged(why.to_string()));
+        }
+        Err(EngineError::Block(why)) => return Err(Failure::resources(why.to_string())),
+    };
+    files.sigma(&quality.sigma)?;
+
+    let (users_rows, users_columns) = if ingested.transposed {
+        (&ingested.column_labels, &ingested.row_labels)
+    } else {
+        (&ingested.row_labels, &ingested.column_labels)
+    };
+    for (name, of) in [("rows.csv", users_rows), ("columns.csv", users_columns)] {
+        labels::write(
+            &mut staging,
+            name,
+            (0..of.len()).map(|i| Ok(of.bytes(i).into_owned())),
+        )?;
+    }
+    let mut summary = summary(job, &ingested, &plan, &quality, &report);
+    if !job.report.nearest.is_empty() {
+        let counts = inputs::column_counts(blocks.as_ref(), facts, ingested.transposed)
+            .map_err(|why| Failure::resources(why.to_string()))?;
+        let (found, warnings) = nearest::report(
+            &job.report,
+            &staging.path(""),
+            &quality.sigma,
+            Some(&counts),
+        )?;
+        summary.nearest = found;
+        summary.warnings.extend(warnings);
+    }
+    manifest::write(
+        &mut staging,
+        job,
+        &described(&plan, facts),
+        &summary,
+        facts.frobenius_squared(),
+        &format!("{} ({})", manifest::isa(), simd::isa().name()),
+    )?;
+    // The last moment at which an interruption leaves the old files.
+    if stop.load(std::sync::atomic::Ordering::Relaxed) {
+        return Err(Failure::interrupted());
+    }
+    staging.commit()?;
+    Ok(Ended::Done(Box::new(summary)))
+}
+
+/// As many of the job's cores as its memory feeds.
+fn hands(job: &Job, facts: &MatrixFacts, plan: &Plan) -> Result<Hands, Failure> {
+    let needed = |cores| BASE_BYTES + plan::memory_needed(facts, plan.shape, cores);
+    let memory = job.resources.memory;
+    let least = needed(1);
+    if least > memory {
+        return Err(Failure::resources(format!(
+            "memory = {} is too little for rank {} of this {} x {} matrix: it needs {}",
+            size::show(memory),
+            job.factor.rank,
+            facts.rows,
+            facts.columns,
+            size::show(least)
+        ))
+        .help(format!(
+            "set memory = \"{} MiB\" or more, or ask for a smaller rank",
+            least.div_ceil(1 << 20)
+        )));
+    }
+    let cores = (1..=job.resources.cores.max(1))
+        .rev()
+        .find(|&cores| needed(cores) <= memory)
+        .unwrap_or(1);
+    // What tasks have open is not counted by the agent's store, so it is kept back.
+    let open = plan::memory_of_tasks(facts, plan.shape, cores);
+    Ok(Hands::one(cores, memory - BASE_BYTES - open))
+}
+
+fn summary(
+    job: &Job,
+    ingested: &Ingested,
+    plan: &Plan,
+    quality: &Quality,
+    report: &RunReport,
+) -> Summary {
+    let facts = &ingested.facts;
+    let (rows, columns) = if ingested.transposed {
+        (facts.columns, facts.rows)
+    } else {
+        (facts.rows, facts.columns)
+    };
+    let (left, right) = (quality.left_orthogonality, quality.right_orthogonality);
+    let mut phases = vec![Phase {
+        name: "input".to_owned(),
+        seconds: ingested.seconds,
+    }];
+    let mut pass_seconds = 0.0;
+    for (name, stage) in plan.graph.stages.iter().zip(&report.stages) {
+        let seconds = stage.wall_us() as f64 / 1e6;
+        if is_pass(name) {
+            pass_seconds += seconds;
+        }
+        phases.push(Phase {
+            name: name.clone(),
+            seconds,
+        });
+    }
+    let total = facts.frobenius_squared();
+    Summary {
+        rows,
+        columns,
+        nnz: facts.nnz,
+        transposed: ingested.transposed,
+        rank: Rank {
+            requested: job.factor.rank,
+            got: quality.sigma.len() as u32,
+        },
+        explained: quality.sigma.iter().map(|s| s * s / total).collect(),
+        sigma: quality.sigma.clone(),
+        residuals: quality.residuals.clone(),
+        orthogonality: if ingested.transposed {
+            Orthogonality { u: right, v: left }
+        } else {
+            Orthogonality { u: left, v: right }
+        },
+        passes: plan.reads,
+        pass_seconds,
+        phases,
+        ingest_reused: ingested.reused,
+        directory: job.directory.clone(),
+        ..Summary::default()
+    }
+}
+
+/// Whether a stage reads the whole matrix.
+fn is_pass(stage: &str) -> bool {
+    stage.contains("pass")
+}
+
+/// The resolved plan, as the manifest keeps it.
+fn described(plan: &Plan, facts: &MatrixFacts) -> serde_json::Value {
+    json!({
+        "method": "randomized SVD with power iterations (Halko, Martinsson, Tropp 2011), one read of A an iteration",
+        "hash": plan.hash.to_string(),
+        "sketch_width": plan.shape.width,
+        "precision": plan.shape.precision,
+        "reads": plan.reads,
+        "scale_exponent": plan.scale,
+        "panels": Panels::of(plan.shape).widths,
+        "slices": slices(plan.shape).len(),
+        "blocks": facts.blocks.len(),
+        "values": facts.encoding.kind(),
+        "tasks": plan.graph.tasks.len(),
+        "stages": plan.graph.stages,
+    })
+}
+
+/// Turns the farm's progress into events for people.
+struct Stages<'a> {
+    titles: Vec<Stage>,
+    at: Option<usize>,
+    observer: &'a mut dyn Observer,
+}
+
+impl<'a> Stages<'a> {
+    fn new(plan: &Plan, observer: &'a mut dyn Observer) -> Self {
+        let mut pass = 0;
+        let mut tasks = vec![0u64; plan.graph.stages.len()];
+        for task in &plan.graph.tasks {
+            tasks[task.stage as usize] += 1;
+        }
+        let titles = plan
+            .graph
+            .stages
+            .iter()
+            .zip(tasks)
+            .map(|(name, tasks)| {
+                let reads = is_pass(name);
+                pass += u32::from(reads);
+                Stage {
+                    title: name.clone(),
+                    unit: Unit::Tasks,
+                    total: Some(tasks),
+                    pass: reads.then_some(Pass {
+                        number: pass,
+                        of: plan.reads,
+                    }),
+                }
+            })
+            .collect();
+        Self {
+            titles,
+            at: None,
+            observer,
+        }
+    }
+
+    fn tell(&mut self, progress: &Progress) {
+        let Some(stage) = progress.stages.iter().position(|s| s.tasks_done < s.tasks) else {
+            return;
+        };
+        if self.at != Some(stage) {
+            self.at = Some(stage);
+            self.observer
+                .observe(Event::Stage(self.titles[stage].clone()));
+        }
+        self.observer
+            .observe(Event::Done(progress.stages[stage].tasks_done));
+    }
+}
+
+/// What the head of the input tells, as pairs of a word and what it is: delimiter, header, the first entry.
+///
+/// # Errors
+/// Data: the input is not there or not as the job says.
+pub fn head(job: &Job) -> Result<Vec<(String, String)>, Failure> {
+    let head = ingest::peek(&job.matrix)?;
+    if let Some(problem) = head.problems.into_iter().next() {
+        return Err(problem);
+    }
+    let field = |at: usize| match head.header.as_ref().and_then(|names| names.get(at - 1)) {
+        Some(name) => format!("field {at}, {name:?}"),
+        None => format!("field {at}"),
+    };
+    let mut told = vec![
+        ("input".to_owned(), head.path.display().to_string()),
+        ("size".to_owned(), size::show(head.file_bytes).to_string()),
+        (
+            "fields".to_owned(),
+            format!("{}, separated by {}", head.fields, head.delimiter.name()),
+        ),
+        (
+            "header".to_owned(),
+            match &head.header {
+                Some(names) => names.join(", "),
+                None => "none".to_owned(),
+            },
+        ),
+        ("rows".to_owned(), field(head.row)),
+        ("columns".to_owned(), field(head.column)),
+        (
+            "values".to_owned(),
+            head.value
+                .map_or_else(|| "every line counts 1".to_owned(), field),
+        ),
+    ];
+    told.push(("lines".to_owned(), format!("about {}", head.lines_about)));
+    Ok(told)
+}
+
+/// A prepared input.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Cached {
+    pub key: String,
+    pub source: PathBuf,
+    pub rows: u64,
+    pub columns: u64,
+    pub nnz: u64,
+    pub bytes: u64,
+    pub last_used: SystemTime,
+    pub in_use: bool,
+}
+
+fn cached(listed: Vec<Listed>) -> Vec<Cached> {
+    listed
+        .into_iter()
+        .map(|entry| Cached {
+            key: entry.key,
+            source: entry.source,
+            rows: entry.rows,
+            columns: entry.columns,
+            nnz: entry.nnz,
+            bytes: entry.bytes,
+            last_used: entry.last_used,
+            in_use: entry.in_use,
+        })
+        .collect()
+}
+
+/// What the cache holds, the latest used first.
+///
+/// # Errors
+/// Resources: the cache cannot be read.
+pub fn cache_list(cache: &Path) -> Result<Vec<Cached>, Failure> {
+    Ok(cached(Cache::open(cache, u64::MAX)?.list()?))
+}
+
+/// Removes all that is not in use (`None`), or what matches a source path or the first letters of a key. Gives what was
+/// removed, and what was left alone because it is in use.
+///
+/// # Errors
+/// Resources: the cache cannot be changed.
+pub fn cache_remove(
+    cache: &Path,
+    which: Option<&str>,
+) -> Result<(Vec<Cached>, Vec<Cached>), Failure> {
+    let which = which.map_or(Which::All, |text| Which::Matching(text.to_owned()));
+    let removed = Cache::open(cache, u64::MAX)?.remove(&which)?;
+    Ok((cached(removed.removed), cached(removed.in_use)))
+}

@@ -1,0 +1,489 @@
+//! `svdjob` as people and scripts meet it: processes, files, exit codes, signals.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A folder with a job, an input and a cache of its own.
+struct Place {
+    root: tempfile::TempDir,
+}
+
+const JOB: &str = r#"
+[matrix]
+path = "ratings.csv"
+rows = "userId"
+columns = "movieId"
+values = "rating"
+
+[factor]
+rank = 4
+oversample = 4
+
+[output]
+directory = "factors"
+
+[resources]
+memory = "1 GiB"
+cores = 2
+cache = "cache"
+"#;
+
+impl Place {
+    fn with(input: &str) -> Self {
+        let place = Self {
+            root: tempfile::tempdir().unwrap(),
+        };
+        place.put("factor.toml", JOB);
+        place.put("ratings.csv", input);
+        place
+    }
+
+    /// 60 users, 30 films, most of them rated.
+    fn usual() -> Self {
+        Self::with(&ratings(60, 30))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_svdjob"));
+        command
+            .args(arguments)
+            .current_dir(self.root.path())
+            .env_remove("RUST_LOG")
+            .env_remove("SVDJOB_CACHE")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs and expects this exit code and these words on stderr.
+    fn fails(&self, arguments: &[&str], code: i32, words: &[&str]) {
+        let output = self.run(arguments);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        // The text is wrapped to a width.
+        let flat = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        for word in words {
+            assert!(flat.contains(word), "{word:?} is not in:\n{told}");
+        }
+        assert!(
+            !self.path("factors/manifest.json").exists(),
+            "a failed run leaves no result"
+        );
+        self.nothing_left();
+    }
+
+    /// No hidden directory in the output, no staging in the cache.
+    fn nothing_left(&self) {
+        for folder in ["factors", "cache/v1/tmp"] {
+            let left: Vec<_> = fs::read_dir(self.path(folder))
+                .into_iter()
+                .flatten()
+                .map(|entry| entry.unwrap().file_name())
+                .filter(|name| folder != "factors" || name.to_string_lossy().starts_with('.'))
+                .collect();
+            assert!(left.is_empty(), "{left:?} is left in {folder}");
+        }
+    }
+
+    fn hashes(&self) -> Vec<blake3::Hash> {
+        ["U.npy", "S.npy", "Vt.npy", "rows.csv", "columns.csv"]
+            .map(|name| blake3::hash(&fs::read(self.path("factors").join(name)).unwrap()))
+            .to_vec()
+    }
+}
+
+fn succeeded(output: &Output) {
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn ratings(users: u32, films: u32) -> String {
+    let mut text = String::from("userId,movieId,rating,timestamp\n");
+    let mut state = 7u32;
+    for user in 1..=users {
+        for film in 1..=films {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            if state >> 30 != 0 {
+                let stars = f64::from(1 + (state >> 8) % 10) / 2.0;
+                text += &format!("{user},{},{stars:.1},964982703\n", film * 10);
+            }
+        }
+    }
+    text
+}
+
+const RUN: &[&str] = &["run", "factor.toml"];
+
+#[test]
+fn a_run_leaves_all_files_and_the_second_one_reads_nothing() {
+    let place = Place::usual();
+    let first = place.run(RUN);
+    succeeded(&first);
+    assert!(String::from_utf8_lossy(&first.stdout).contains("sigma"));
+    let files = place.hashes();
+    assert!(
+        fs::read(place.path("factors/U.npy"))
+            .unwrap()
+            .starts_with(b"\x93NUMPY")
+    );
+    let rows = fs::read_to_string(place.path("factors/rows.csv")).unwrap();
+    assert!(rows.starts_with("index,label\n0,1\n1,2\n"), "{rows}");
+    place.nothing_left();
+
+    let second = place.run(RUN);
+    succeeded(&second);
+    assert!(String::from_utf8_lossy(&second.stderr).contains("is in the cache"));
+    assert_eq!(files, place.hashes());
+
+    // A changed file is noticed, though its size is the same.
+    let text = fs::read_to_string(place.path("ratings.csv")).unwrap();
+    let changed = text.replacen("4.5", "0.5", 1);
+    assert_ne!(text, changed);
+    place.put("ratings.csv", &changed);
+    let third = place.run(RUN);
+    succeeded(&third);
+    assert!(!String::from_utf8_lossy(&third.stderr).contains("is in the cache"));
+    assert_ne!(files, place.hashes());
+}
+
+#[test]
+fn cores_and_memory_do_not_change_a_bit_and_neither_does_the_order_of_lines() {
+    let place = Place::with(&ratings(900, 300));
+    succeeded(&place.run(RUN));
+    let files = place.hashes();
+    for flags in [["--cores", "1"], ["--cores", "5"], ["--memory", "80 MiB"]] {
+        let output = place.run(&[RUN, &flags, &["--fresh"]].concat());
+        succeeded(&output);
+        assert_eq!(files, place.hashes(), "{flags:?}");
+    }
+    let text = fs::read_to_string(place.path("ratings.csv")).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines[1..].reverse();
+    place.put("ratings.csv", &(lines.join("\r\n") + "\r\n\r\n"));
+    succeeded(&place.run(RUN));
+    assert_eq!(files, place.hashes());
+}
+
+#[test]
+fn json_is_one_object_and_quiet_is_quiet() {
+    let place = Place::usual();
+    let output = place.run(&["run", "factor.toml", "--json", "--quiet"]);
+    succeeded(&output);
+    assert!(output.stderr.is_empty());
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["sigma"].as_array().unwrap().len(), 4);
+    assert_eq!(told["residuals"].as_array().unwrap().len(), 4);
+    let text = fs::read_to_string(place.path("factors/manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for key in [
+        "job",
+        "plan",
+        "matrix",
+        "sigma",
+        "residuals",
+        "files",
+        "isa",
+    ] {
+        assert!(!manifest[key].is_null(), "{key}");
+    }
+    for file in manifest["files"].as_array().unwrap() {
+        let name = file["name"].as_str().unwrap();
+        let hash = blake3::hash(&fs::read(place.path("factors").join(name)).unwrap());
+        assert_eq!(file["blake3"], hash.to_hex().as_str(), "{name}");
+    }
+}
+
+#[test]
+fn less_rank_than_asked_is_said_in_words_and_is_no_failure() {
+    // Every user gives the same stars: rank 1.
+    let mut text = String::from("userId,movieId,rating\n");
+    for user in 1..=20 {
+        for film in 1..=12 {
+            text += &format!("{user},{film},{}\n", film % 5 + 1);
+        }
+    }
+    let place = Place::with(&text);
+    let output = place.run(RUN);
+    succeeded(&output);
+    let told = String::from_utf8_lossy(&output.stdout).to_lowercase();
+    assert!(told.contains("rank"), "{told}");
+    let header = fs::read(place.path("factors/U.npy")).unwrap();
+    assert!(String::from_utf8_lossy(&header[..128]).contains("(20, 1)"));
+}
+
+#[test]
+fn inputs_that_will_not_do() {
+    let missing = Place::usual();
+    fs::remove_file(missing.path("ratings.csv")).unwrap();
+    missing.fails(RUN, 3, &["ratings.csv"]);
+
+    let folder = Place::usual();
+    fs::remove_file(folder.path("ratings.csv")).unwrap();
+    fs::create_dir(folder.path("ratings.csv")).unwrap();
+    folder.fails(RUN, 3, &["ratings.csv", "director"]);
+
+    Place::with("").fails(RUN, 3, &["empty"]);
+    Place::with("userId,movieId,rating\n").fails(RUN, 3, &["ratings.csv"]);
+
+    let header = "userId,movieId,rating\n";
+    let bad = |line: &str| Place::with(&format!("{header}1,1,3.5\n{line}\n2,2,1\n"));
+    bad("1,2,great").fails(RUN, 3, &["ratings.csv:3:5", "great"]);
+    bad("1,2,NaN").fails(RUN, 3, &["ratings.csv:3:5", "NaN"]);
+    bad("1,2,inf").fails(RUN, 3, &["ratings.csv:3:5", "inf"]);
+    bad("1,2").fails(RUN, 3, &["ratings.csv:3"]);
+    bad("1,1,4").fails(RUN, 3, &["1", "duplicates"]);
+
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(ratings(200, 100).as_bytes()).unwrap();
+    let packed = packed.finish().unwrap();
+    let truncated = Place::usual();
+    fs::write(
+        truncated.path("ratings.csv.gz"),
+        &packed[..packed.len() / 2],
+    )
+    .unwrap();
+    truncated.fails(
+        &["run", "factor.toml", "--input", "ratings.csv.gz"],
+        3,
+        &["ratings.csv.gz"],
+    );
+    fs::write(truncated.path("ratings.csv.gz"), &packed).unwrap();
+    succeeded(&truncated.run(&["run", "factor.toml", "--input", "ratings.csv.gz"]));
+}
+
+#[test]
+fn jobs_that_will_not_do() {
+    let place = Place::usual();
+    place.fails(&["run", "nothing.toml"], 2, &["nothing.toml"]);
+    place.fails(&["run", "factor.toml", "--rank", "31"], 2, &["at most 30"]);
+    place.fails(&["run", "--no-such-flag"], 2, &["--no-such-flag"]);
+    place.put("wrong.toml", &JOB.replace("movieId", "movieid"));
+    place.fails(&["run", "wrong.toml"], 2, &["movieId"]);
+    place.put(
+        "many.toml",
+        "[matrix]\npath = \"ratings.csv\"\nrosw = 1\n[factor]\nrank = \"big\"\nprecision = \"f16\"\n",
+    );
+    for command in ["run", "check"] {
+        place.fails(
+            &[command, "many.toml"],
+            2,
+            &[
+                "many.toml:3:1",
+                "rows",
+                "many.toml:5:8",
+                "many.toml:6:13",
+                "f32",
+            ],
+        );
+    }
+    succeeded(&place.run(&["check", "factor.toml"]));
+    assert!(!place.path("factors").exists(), "check makes nothing");
+}
+
+#[test]
+fn resources_that_will_not_do() {
+    let place = Place::usual();
+    place.fails(
+        &["run", "factor.toml", "--memory", "20 MiB"],
+        4,
+        &["memory", "MiB"],
+    );
+    place.put("file", "");
+    place.fails(&["run", "factor.toml", "--output", "file"], 4, &["file"]);
+    place.fails(&["run", "factor.toml", "--cache", "file"], 4, &["file"]);
+}
+
+/// A disk of two megabytes, in a user namespace of its own.
+#[test]
+fn a_full_disk_is_told_and_leaves_nothing() {
+    let place = Place::with(&ratings(3000, 200));
+    fs::create_dir(place.path("small")).unwrap();
+    let script = "mount -t tmpfs -o size=2m none small && \"$@\"; code=$?; find small/factors \
+                  small/cache/v1/tmp -mindepth 1 2>/dev/null; exit $code";
+    let with_full = |flags: &[&str]| {
+        Command::new("unshare")
+            .args([
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                script,
+                "sh",
+            ])
+            .arg(env!("CARGO_BIN_EXE_svdjob"))
+            .args(["run", "factor.toml"])
+            .args(flags)
+            .current_dir(place.root.path())
+            .output()
+    };
+    match with_full(&["--output", "small/factors", "--cache", "small/cache"]) {
+        Ok(output) if String::from_utf8_lossy(&output.stderr).contains("unshare:") => {
+            eprintln!("SKIPPED: no user namespaces here, a full disk cannot be tried");
+        }
+        Err(why) => eprintln!("SKIPPED: no unshare here ({why}), a full disk cannot be tried"),
+        Ok(output) => {
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(4), "{told}");
+            assert!(told.contains("free") || told.contains("full"), "{told}");
+            assert!(
+                output.stdout.is_empty(),
+                "left: {}",
+                String::from_utf8_lossy(&output.stdout)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_damaged_cache_is_made_again() {
+    let place = Place::usual();
+    succeeded(&place.run(RUN));
+    let files = place.hashes();
+    let block = find(&place.path("cache"), "blk");
+    let mut bytes = fs::read(&block).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    fs::write(&block, &bytes).unwrap();
+    let output = place.run(RUN);
+    succeeded(&output);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("damaged"), "{told}");
+    assert_eq!(files, place.hashes());
+    fs::remove_file(&block).unwrap();
+    succeeded(&place.run(RUN));
+    assert_eq!(files, place.hashes());
+}
+
+fn find(folder: &Path, ending: &str) -> PathBuf {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == ending) {
+                return path;
+            }
+        }
+    }
+    panic!("no .{ending} file");
+}
+
+#[test]
+fn the_cache_is_listed_and_emptied() {
+    let place = Place::usual();
+    succeeded(&place.run(RUN));
+    let list = place.run(&["cache", "ls", "--cache", "cache"]);
+    succeeded(&list);
+    assert!(String::from_utf8_lossy(&list.stdout).contains("ratings.csv"));
+    succeeded(&place.run(&["cache", "rm", "--all", "--cache", "cache"]));
+    let list = place.run(&["cache", "ls", "--cache", "cache", "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert!(told["inputs"].as_array().unwrap().is_empty());
+}
+
+/// Starts a run of a few seconds and waits until `path` shows that it is at work.
+fn started(place: &Place, path: &str) -> std::process::Child {
+    let mut child = place
+        .command(&[
+            "run",
+            "factor.toml",
+            "--power-iterations",
+            "4000",
+            "--cores",
+            "1",
+        ])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let hidden = |folder: &Path| {
+        fs::read_dir(folder).is_ok_and(|entries| {
+            entries
+                .flatten()
+                .any(|e| e.file_name().to_string_lossy().starts_with(".svdjob-"))
+        })
+    };
+    while !hidden(&place.path(path)) {
+        assert!(Instant::now() < deadline, "the run did not begin");
+        assert_eq!(child.try_wait().unwrap(), None, "the run ended early");
+        thread::yield_now();
+    }
+    child
+}
+
+#[cfg(unix)]
+fn signal(child: &std::process::Child, signal: &str) {
+    let id = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args([signal, &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_leaves_the_old_result_whole() {
+    let place = Place::with(&ratings(900, 300));
+    succeeded(&place.run(RUN));
+    let files = place.hashes();
+    let mut child = started(&place, "factors");
+    signal(&child, "-INT");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(files, place.hashes());
+    place.nothing_left();
+}
+
+#[cfg(unix)]
+#[test]
+fn what_a_killed_run_left_is_swept_by_the_next() {
+    let place = Place::with(&ratings(900, 300));
+    succeeded(&place.run(RUN));
+    let files = place.hashes();
+    let mut child = started(&place, "factors");
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    assert_eq!(files, place.hashes());
+    succeeded(&place.run(RUN));
+    assert_eq!(files, place.hashes());
+    place.nothing_left();
+}
+
+#[test]
+fn help_tells_the_exit_codes() {
+    let place = Place::usual();
+    for arguments in [["--help"].as_slice(), &["run", "--help"]] {
+        let output = place.run(arguments);
+        succeeded(&output);
+        let told = String::from_utf8_lossy(&output.stdout);
+        for word in ["130", "70", "factor.toml"] {
+            assert!(told.contains(word), "{word} in\n{told}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Tasks that read A, and those that make the panels which they read.
+
+use super::{Inputs, Shape, layout::Panels, with_precision};
+use crate::{
+    farm::{
+        bytes::{Bytes, BytesMut},
+        work::WorkError,
+    },
+    linalg::{
+        dense,
+        fixed::power_of_two,
+        real::Real,
+        sketch::Sketch,
+        sparse::{self, Shifts},
+    },
+    matrix::block::RowBlock,
+};
+
+/// The stream of random numbers that Omega is drawn from.
+const OMEGA: u32 = 1;
+
+pub(super) fn sketch(shape: Shape, seed: u64, panel: u16) -> Result<Bytes, WorkError> {
+    with_precision!(shape.precision, sketch_of, shape, seed, panel)
+}
+
+fn sketch_of<T: Real>(shape: Shape, seed: u64, panel: u16) -> Result<Bytes, WorkError> {
+    let panels = Panels::of(shape);
+    let (p, n) = (panel as usize, shape.columns as usize);
+    let mut out = BytesMut::zeroed_for::<T>(n * panels.widths[p])?;
+    // Columns of norm at most 1: the fixed-point sums rely on it.
+    let exponent = -((n as f64).sqrt().log2().ceil() as i32);
+    let omega = Sketch {
+        seed,
+        stream: OMEGA,
+        columns: shape.width as usize,
+    };
+    omega.fill(
+        0..shape.columns,
+        panels.start(p),
+        panels.widths[p],
+        power_of_two(exponent),
+        out.numbers_mut::<T>(),
+    );
+    Ok(out.freeze())
+}
+
+pub(super) fn assemble(shape: Shape, panel: u16, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
+    let width = Panels::of(shape).widths[panel as usize];
+    let mut out = BytesMut::zeroed(shape.columns as usize * width * shape.precision.bytes())?;
+    let whole = out.as_bytes_mut();
+    let mut at = 0;
+    for part in inputs {
+        let to = whole
+            .get_mut(at..at + part.len())
+            .ok_or_else(|| WorkError::BadInput("slices are longer than the panel".to_owned()))?;
+        to.copy_from_slice(part.as_slice());
+        at += part.len();
+    }
+    if at != whole.len() {
+        return Err(WorkError::BadInput(
+            "slices are shorter than the panel".to_owned(),
+        ));
+    }
+    Ok(out.freeze())
+}
+
+pub(super) fn power(
+    scale: i32,
+    shape: Shape,
+    panel: u16,
+    extra: i32,
+    inputs: &[Bytes],
+    parts: &mut [&mut [i64]],
+) -> Result<(), WorkError> {
+    with_precision!(
+        shape.precision,
+        power_of,
+        scale,
+        shape,
+        panel,
+        extra,
+        inputs,
+        parts
+    )
+}
+
+fn power_of<T: Real>(
+    scale: i32,
+    shape: Shape,
+    panel: u16,
+    extra: i32,
+    inputs: &[Bytes],
+    parts: &mut [&mut [i64]],
+) -> Result<(), WorkError> {
+    let (n, width) = (
+        shape.columns as usize,
+        Panels::of(shape).widths[panel as usize],
+    );
+    let mut inputs = Inputs::of(inputs);
+    let block = inputs.block(shape.columns)?;
+    let shifts = inputs.numbers::<i16>(n)?;
+    let x = inputs.numbers::<T>(n * width)?;
+    let [z] = parts else {
+        return Err(WorkError::BadInput(
+            "a power task adds to one part".to_owned(),
+        ));
+    };
+    let shifts = Shifts {
+        of_columns: shifts,
+        extra,
+    };
+    sparse::gram_fold(&block, power_of_two(scale), x, width, shifts, z);
+    Ok(())
+}
+
+/// Y_i = A_i X from all panels of X: T[rows x l], row-major.
+fn product<T: Real>(
+    block: &RowBlock,
+    scale: i32,
+    shape: Shape,
+    inputs: &mut Inputs<'_>,
+) -> Result<Vec<T>, WorkError> {
+    let panels = Panels::of(shape);
+    let (n, width, rows) = (shape.columns as usize, shape.width as usize, block.rows());
+    let mut all = vec![T::from_f64(0.0); rows * width];
+    let mut y = Vec::new();
+    for (p, &w) in panels.widths.iter().enumerate() {
+        let x = inputs.numbers::<T>(n * w)?;
+        y.clear();
+        y.resize(rows * w, T::from_f64(0.0));
+        sparse::multiply(block, power_of_two(scale), x, w, &mut y);
+        let columns = panels.columns(p, width);
+        let real = columns.len();
+        for (to, from) in all.chunks_exact_mut(width).zip(y.chunks_exact(w)) {
+            to[columns.clone()].copy_from_slice(&from[..real]);
+        }
+    }
+    Ok(all)
+}
+
+pub(super) fn range_leaf(scale: i32, shape: Shape, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
+    with_precision!(shape.precision, range_leaf_of, scale, shape, inputs)
+}
+
+fn range_leaf_of<T: Real>(scale: i32, shape: Shape, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
+    let mut inputs = Inputs::of(inputs);
+    let block = inputs.block(shape.columns)?;
+    let y = product::<T>(&block, scale, shape, &mut inputs)?;
+    Bytes::from_numbers(&dense::qr_r::<T>(block.rows(), shape.width as usize, &y))
+}
+
+/// Q_i, this block's rows of the orthonormal range of A X: T[rows x l]. The inputs stand at the panels of X, with the
+/// factor from above after them if `with_tree`.
+///
+/// Made anew in every pass that needs it, with the same bits, from a product and a QR: an m x l array kept between
+/// passes would not fit where A does not.
+fn range_rows<T: Real>(
+    block: &RowBlock,
+    scale: i32,
+    shape: Shape,
+    inputs: &mut Inputs<'_>,
+    with_tree: bool,
+) -> Result<Vec<T>, WorkError> {
+    let (rows, width) = (block.rows(), shape.width as usize);
+    let h = rows.min(width);
+    let y = product::<T>(block, scale, shape, inputs)?;
+    let (q, _) = dense::qr::<T>(rows, width, &y);
+    if !with_tree {
+        return Ok(q);
+    }
+    let from_above = inputs.numbers::<f64>(h * width)?;
+    Ok(dense::multiply::<T, T>(rows, h, width, &q, from_above))
+}
+
+pub(super) fn project(
+    scale: i32,
+    shape: Shape,
+    extra: i32,
+    inputs: &[Bytes],
+    parts: &mut [&mut [i64]],
+) -> Result<(), WorkError> {
+    with_precision!(
+        shape.precision,
+        project_of,
+        scale,
+        shape,
+        extra,
+        inputs,
+        parts
+    )
+}
+
+fn project_of<T: Real>(
+    scale: i32,
+    shape: Shape,
+    extra: i32,
+    inputs: &[Bytes],
+    parts: &mut [&mut [i64]],
+) -> Result<(), WorkError> {
+    let panels = Panels::of(shape);
+    let width = shape.width as usize;
+    let mut inputs = Inputs::of(inputs);
+    let block = inputs.block(shape.columns)?;
+    let shifts = inputs.numbers::<i16>(shape.columns as usize)?;
+    let with_tree = inputs.left() > panels.len();
+    let q = range_rows::<T>(&block, scale, shape, &mut inputs, with_tree)?;
+    if parts.len() != panels.len() {
+        return Err(WorkError::BadInput(
+            "a project task adds to every part".to_owned(),
+        ));
+    }
+    let shifts = Shifts {
+        of_columns: shifts,
+        extra,
+    };
+    let mut panel = Vec::new();
+    for (p, z) in parts.iter_mut().enumerate() {
+        let w = panels.widths[p];
+        let columns = panels.columns(p, width);
+        let real = columns.len();
+        panel.clear();
+        panel.resize(block.rows() * w, T::from_f64(0.0));
+        for (to, from) in panel.chunks_exact_mut(w).zip(q.chunks_exact(width)) {
+            to[..real].copy_from_slice(&from[columns.clone()]);
+        }
+        sparse::transpose_fold(&block, power_of_two(scale), &panel, w, shifts, z);
+    }
+    Ok(())
+}
+
+pub(super) fn lift(
+    scale: i32,
+    shape: Shape,
+    rank: u32,
+    inputs: &[Bytes],
+) -> Result<Bytes, WorkError> {
+    with_precision!(shape.precision, lift_of, scale, shape, rank, inputs)
+}
+
+fn lift_of<T: Real>(
+    scale: i32,
+    shape: Shape,
+    rank: u32,
+    inputs: &[Bytes],
+) -> Result<Bytes, WorkError> {
+    let (l, k) = (shape.width as usize, rank as usize);
+    let mut inputs = Inputs::of(inputs);
+    let block = inputs.block(shape.columns)?;
+    let with_tree = inputs.left() > Panels::of(shape).len() + 2;
+    let q = range_rows::<T>(&block, scale, shape, &mut inputs, with_tree)?;
+    let svd = super::results::Small::read(inputs.bytes()?, l)?;
+    let signs = inputs.numbers::<f64>(k)?;
+    let mut w = Vec::with_capacity(l * k);
+    for row in svd.w.chunks_exact(l) {
+        w.extend(row[..k].iter().zip(signs).map(|(&x, &sign)| x * sign));
+    }
+    Bytes::from_numbers(&dense::multiply::<T, T>(block.rows(), l, k, &q, &w))
+}
