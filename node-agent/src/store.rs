@@ -2,8 +2,9 @@
 //! themselves are in [`crate::hands`].
 //!
 //! A block is *wanted* by tasks in the queue and *pinned* by those that were admitted. What is neither owned (computed
-//! here) nor pinned may be evicted: first what is read again last. For passes over the same blocks in the same order
-//! that keeps the first blocks rather than the last ones, so that a cache of half the blocks saves half the reading.
+//! here) nor pinned may be evicted: first what was to be read by a task that others have got, then what is read again
+//! last. For passes over the same blocks in the same order that keeps the first blocks rather than the last ones, so
+//! that memory for half of the blocks saves nearly half of the reading.
 
 use std::collections::BTreeSet;
 
@@ -24,8 +25,8 @@ struct Entry {
     owned: bool,
     pins: u32,
     wants: u32,
-    /// The next reader after those in the queue; `u32::MAX` when there is none.
-    again: u32,
+    /// The next reader, as far as is known; `u32::MAX` when there is none.
+    next: u32,
 }
 
 impl Entry {
@@ -33,8 +34,16 @@ impl Entry {
         self.state == State::Here && !self.owned && self.pins == 0
     }
 
-    fn rank(&self) -> u32 {
-        if self.wants > 0 { 0 } else { self.again }
+    fn pinned_bytes(&self) -> u64 {
+        if self.pins > 0 && !self.owned {
+            self.bytes
+        } else {
+            0
+        }
+    }
+
+    fn unneeded(&self) -> bool {
+        self.evictable() && self.wants == 0 && self.next == u32::MAX
     }
 }
 
@@ -46,6 +55,8 @@ pub struct Store {
     entries: FxHashMap<Name, Entry>,
     evictable: BTreeSet<(u32, Name)>,
     evictable_bytes: u64,
+    /// Of blocks not computed here that admitted tasks read or wait for.
+    pinned_bytes: u64,
 }
 
 impl Store {
@@ -57,6 +68,7 @@ impl Store {
             entries: FxHashMap::default(),
             evictable: BTreeSet::new(),
             evictable_bytes: 0,
+            pinned_bytes: 0,
         }
     }
 
@@ -110,11 +122,13 @@ impl Store {
             owned: false,
             pins: 0,
             wants: 0,
-            again: u32::MAX,
+            next: u32::MAX,
         });
-        let before = entry.evictable().then(|| (entry.rank(), entry.bytes));
+        let before = entry.evictable().then_some((entry.next, entry.bytes));
+        let pinned = entry.pinned_bytes();
         let result = change(entry);
-        let after = entry.evictable().then(|| (entry.rank(), entry.bytes));
+        self.pinned_bytes = self.pinned_bytes - pinned + entry.pinned_bytes();
+        let after = entry.evictable().then_some((entry.next, entry.bytes));
         if before != after {
             if let Some((rank, bytes)) = before {
                 self.evictable.remove(&(rank, name));
@@ -129,29 +143,35 @@ impl Store {
     }
 
     /// A task in the queue reads it.
-    pub fn want(&mut self, name: Name, bytes: u64, again: Option<TaskId>) {
-        let again = again.map_or(u32::MAX, |t| t.0);
+    pub fn want(&mut self, name: Name, bytes: u64, task: TaskId) {
         self.change(name, |e| {
             if e.state == State::Absent {
                 e.bytes = bytes;
             }
-            e.again = if e.again == u32::MAX {
-                again
-            } else {
-                e.again.max(again)
-            };
+            e.next = e.next.min(task.0);
             e.wants += 1;
         });
     }
 
-    /// That task is done or gone. True when the block was dropped because nobody will read it again.
+    /// That task has read it; the next one to do so, of all tasks of the plan, is `again`. True when the block was
+    /// dropped because there is none.
+    pub fn was_read(&mut self, name: Name, task: TaskId, again: Option<TaskId>) -> bool {
+        self.change(name, |e| {
+            if e.next <= task.0 {
+                e.next = again.map_or(u32::MAX, |t| t.0);
+            }
+        });
+        self.unwant(name)
+    }
+
+    /// That task is gone from the queue. True when the block was dropped because nobody will read it.
     pub fn unwant(&mut self, name: Name) -> bool {
         let useless = self.change(name, |e| {
             e.wants -= 1;
             match e.state {
                 State::Absent => e.wants == 0,
                 State::Coming => false,
-                State::Here => e.evictable() && e.rank() == u32::MAX,
+                State::Here => e.unneeded(),
             }
         });
         useless && self.forget(name)
@@ -224,7 +244,7 @@ impl Store {
             return false;
         };
         if entry.evictable() {
-            self.evictable.remove(&(entry.rank(), name));
+            self.evictable.remove(&(entry.next, name));
             self.evictable_bytes -= entry.bytes;
         }
         match entry.state {
@@ -240,24 +260,31 @@ impl Store {
         }
     }
 
-    /// Evicts until the budget holds, if it can be made to hold; otherwise nothing is evicted.
-    pub fn shrink(&mut self, evicted: &mut Vec<Name>) -> bool {
+    /// Bytes of the blocks not computed here that admitted tasks read or wait for.
+    pub fn pinned_bytes(&self) -> u64 {
+        self.pinned_bytes
+    }
+
+    /// Evicts until the budget holds, if it can be made to hold; otherwise nothing is evicted. What was to be read
+    /// before `first`, the first task in the queue, goes first: others have read it.
+    pub fn shrink(&mut self, first: TaskId, evicted: &mut Vec<Name>) -> bool {
         if self.tracked - self.evictable_bytes > self.budget {
             return false;
         }
         while self.tracked > self.budget {
-            evicted.extend(self.evict_last());
+            evicted.extend(self.evict(first));
         }
         true
     }
 
     /// Evicts whatever may be.
     pub fn evict_all(&mut self) -> Vec<Name> {
-        std::iter::from_fn(|| self.evict_last()).collect()
+        std::iter::from_fn(|| self.evict(TaskId(0))).collect()
     }
 
-    fn evict_last(&mut self) -> Option<Name> {
-        let &(_, name) = self.evictable.last()?;
+    fn evict(&mut self, first: TaskId) -> Option<Name> {
+        let passed = self.evictable.first().filter(|(next, _)| *next < first.0);
+        let &(_, name) = passed.or_else(|| self.evictable.last())?;
         let (bytes, wanted) = self.change(name, |e| {
             e.state = State::Absent;
             (e.bytes, e.wants > 0)
@@ -271,9 +298,7 @@ impl Store {
 
     /// Here, and nobody is known to read it again.
     pub fn unneeded(&self, name: &Name) -> bool {
-        self.entries
-            .get(name)
-            .is_some_and(|e| e.evictable() && e.rank() == u32::MAX)
+        self.entries.get(name).is_some_and(Entry::unneeded)
     }
 }
 
@@ -285,11 +310,12 @@ mod tests {
         Name::result(TaskId(n))
     }
 
+    /// Task 0 has read it; task `again` will.
     fn have(store: &mut Store, n: u32, bytes: u64, again: Option<u32>) {
-        store.want(name(n), bytes, again.map(TaskId));
+        store.want(name(n), bytes, TaskId(0));
         store.coming(name(n));
         store.arrived(name(n), bytes);
-        store.unwant(name(n));
+        store.was_read(name(n), TaskId(0), again.map(TaskId));
     }
 
     #[test]
@@ -299,32 +325,39 @@ mod tests {
         have(&mut store, 2, 40, Some(30));
         have(&mut store, 3, 20, Some(20));
         store.pin(name(2));
+        assert_eq!(store.pinned_bytes(), 40);
         store.reserve(30);
         let mut evicted = Vec::new();
-        assert!(store.shrink(&mut evicted));
+        assert!(store.shrink(TaskId(5), &mut evicted));
         assert_eq!(evicted, [name(3), name(1)]);
         assert_eq!(store.tracked(), 70);
         store.reserve(50);
         evicted.clear();
-        assert!(!store.shrink(&mut evicted), "what is pinned stays");
+        assert!(
+            !store.shrink(TaskId(5), &mut evicted),
+            "what is pinned stays"
+        );
         store.unpin(name(2));
-        assert!(store.shrink(&mut evicted));
+        assert!(store.shrink(TaskId(5), &mut evicted));
         assert_eq!(evicted, [name(2)]);
         assert_eq!((store.tracked(), store.peak()), (80, 100));
     }
 
     #[test]
-    fn what_is_wanted_is_evicted_after_what_is_not_and_useless_blocks_go_at_once() {
+    fn what_others_have_read_goes_before_and_useless_blocks_go_at_once() {
         let mut store = Store::new(50);
         have(&mut store, 1, 30, Some(5));
-        have(&mut store, 2, 20, Some(4));
-        store.want(name(1), 30, Some(TaskId(90)));
+        have(&mut store, 2, 20, Some(90));
         store.reserve(10);
         let mut evicted = Vec::new();
-        assert!(store.shrink(&mut evicted));
-        assert_eq!(evicted, [name(2)]);
+        assert!(store.shrink(TaskId(7), &mut evicted));
+        assert_eq!(
+            evicted,
+            [name(1)],
+            "task 5 is not in the queue: it has passed by"
+        );
         have(&mut store, 3, 10, None);
         assert_eq!(store.state(&name(3)), State::Absent);
-        assert_eq!(store.tracked(), 40);
+        assert_eq!(store.tracked(), 30);
     }
 }

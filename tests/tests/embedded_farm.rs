@@ -14,7 +14,7 @@ use coordinator::farm::{
 };
 use shared::farm::{
     bytes::Bytes,
-    graph::{Graph, Input, Output, Task},
+    graph::{Accumulator, Graph, Input, Output, Task},
     ids::{ContentHash, TaskId},
     work::WorkError,
 };
@@ -175,5 +175,83 @@ fn thousands_of_tasks_pass_through_any_number_of_agents() {
         let options = options(agents, cores, 1 << 30);
         let (found, _) = run(&graph, HashMap::new(), &options).unwrap();
         assert_eq!(found, wanted, "{options:?}");
+    }
+}
+
+/// Two passes of 40 blocks by 4 parts with memory for about half of the blocks: every block is read at most once a
+/// pass, what fits stays from pass to pass, and the budget holds.
+#[test]
+fn out_of_core_passes_read_each_block_once_and_keep_what_fits() {
+    const BLOCKS: u32 = 40;
+    const PARTS: u16 = 4;
+    const BYTES: u64 = 1 << 16;
+    let mut inputs = HashMap::new();
+    let blocks: Vec<Input> = (0..BLOCKS)
+        .map(|n| {
+            let content = vec![n as u8; BYTES as usize];
+            let hash = ContentHash::of(&content);
+            inputs.insert(hash, Bytes::copy_from(&content).unwrap());
+            Input::Block { hash, bytes: BYTES }
+        })
+        .collect();
+    let mut graph = Graph::default();
+    let mut before: Vec<Input> = Vec::new();
+    for pass in 0..2 {
+        let stage = graph.stage(format!("pass {pass}"));
+        let accumulator = graph.accumulator(Accumulator {
+            parts: vec![vec![100]; PARTS as usize],
+            contributions: BLOCKS,
+        });
+        for contribution in 0..BLOCKS {
+            for part in 0..PARTS {
+                let mut reads = vec![blocks[contribution as usize]];
+                reads.extend(before.get(part as usize));
+                graph.task(Task {
+                    work: Toy::Scatter { seed: 5 },
+                    inputs: reads,
+                    output: Output::Fold {
+                        accumulator,
+                        parts: (part, part + 1),
+                        contribution,
+                    },
+                    width: 1,
+                    cost: 1,
+                    stage,
+                });
+            }
+        }
+        before = (0..PARTS)
+            .map(|part| Input::Fold {
+                accumulator,
+                part,
+                chunk: 0,
+            })
+            .collect();
+    }
+    let last = graph.task(Task {
+        work: Toy::Mix { seed: 1, bytes: 8 },
+        inputs: before,
+        output: Output::Block { bytes: 8 },
+        width: 1,
+        cost: 1,
+        stage: 1,
+    });
+    graph.deliveries.push(last);
+    let wanted = evaluate(&graph, &inputs);
+    let budget = 20 * BYTES + 20_000;
+    for cores in [1, 2, 4] {
+        let (found, report) = run(&graph, inputs.clone(), &options(1, cores, budget)).unwrap();
+        assert_eq!(found, wanted);
+        assert!(report.tracked_bytes_peak <= budget);
+        let all = u64::from(BLOCKS) * BYTES;
+        eprintln!(
+            "{cores} cores read {:.2} of all",
+            report.loaded_bytes as f64 / all as f64
+        );
+        assert!(
+            report.loaded_bytes <= all * 7 / 4,
+            "read {} of {all}",
+            report.loaded_bytes
+        );
     }
 }

@@ -52,7 +52,13 @@ impl<W: Clone> Agent<W> {
         };
         self.store.reserve(block + sums);
         let mut evicted = Vec::new();
-        let fits = self.store.shrink(&mut evicted);
+        // To read ahead, blocks that will be read again are only evicted for a quarter of the memory, or for what
+        // the workers need next.
+        let ahead = self.store.pinned_bytes() > self.store.budget() / 4
+            && self.admitted > 2 * self.workers.len()
+            && !self.store.fits(0);
+        let first = *self.queue.first_key_value().expect("not empty").0;
+        let fits = !ahead && self.store.shrink(first, &mut evicted);
         for name in evicted {
             self.actions.push_back(Action::Forget(name));
         }

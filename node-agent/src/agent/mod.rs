@@ -205,6 +205,8 @@ struct Queued<W> {
     this: Try,
     work: Option<W>,
     sources: Vec<Source>,
+    /// For each source, the next task that reads it.
+    again: Vec<Option<TaskId>>,
     holders: Vec<Vec<AgentId>>,
     output: Output,
     width: u16,
@@ -434,6 +436,8 @@ impl<W: Clone> Agent<W> {
         } = assignment;
         let mut sources = Vec::with_capacity(needs.len());
         let mut holders = Vec::with_capacity(needs.len());
+        let mut again = Vec::with_capacity(needs.len());
+        let task = this.task;
         for need in needs {
             // A range of what was computed here is cut from the whole.
             let source = match need.name {
@@ -448,11 +452,11 @@ impl<W: Clone> Agent<W> {
                     Source { name, range: None }
                 }
             };
-            self.store.want(source.name, need.bytes, need.again);
+            self.store.want(source.name, need.bytes, task);
             sources.push(source);
+            again.push(need.again);
             holders.push(need.holders);
         }
-        let task = this.task;
         self.waiting.insert(task);
         self.queue.insert(
             task,
@@ -460,6 +464,7 @@ impl<W: Clone> Agent<W> {
                 this,
                 work: Some(work),
                 sources,
+                again,
                 holders,
                 output,
                 width: width.min(self.config.cores),
@@ -504,17 +509,12 @@ impl<W: Clone> Agent<W> {
             }
             Stage::Running => unreachable!("returned above"),
         }
-        self.let_go(&queued.sources);
-        true
-    }
-
-    /// The task of these inputs is gone from the queue.
-    fn let_go(&mut self, sources: &[Source]) {
-        for source in sources {
+        for source in &queued.sources {
             if self.store.unwant(source.name) {
                 self.actions.push_back(Action::Forget(source.name));
             }
         }
+        true
     }
 
     fn forget(&mut self, name: Name) {
@@ -535,10 +535,12 @@ impl<W: Clone> Agent<W> {
             self.free_cores += queued.width;
             self.busy_us += result.took_us;
             self.store.release(queued.reserved);
-            for source in &queued.sources {
+            for (source, again) in queued.sources.iter().zip(&queued.again) {
                 self.store.unpin(source.name);
+                if self.store.was_read(source.name, task, *again) {
+                    self.actions.push_back(Action::Forget(source.name));
+                }
             }
-            self.let_go(&queued.sources);
             let bytes = match result.outcome {
                 Ok(bytes) => bytes,
                 Err(error) => {
