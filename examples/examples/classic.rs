@@ -56,12 +56,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut negated = Vec::new();
     for n in 1..=10_000 {
-        let square = task(Classic::Square(n), vec![]);
-        negated.push(task(Classic::Negate, vec![square]));
+        let square = vec![task(Classic::Square(n), vec![])];
+        negated.push(task(Classic::Negate, square));
     }
     let sum = task(Classic::Sum, negated);
     graph.deliveries.push(sum);
-
     let report = run_embedded(
         &graph,
         ContentHash::of(b"classic"),
@@ -74,10 +73,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         &mut |_| {},
         &AtomicBool::new(false),
     )?;
-    println!(
-        "{} tasks in {:.3} s",
-        report.tasks,
-        report.elapsed_us as f64 / 1e6
-    );
+    let seconds = report.elapsed_us as f64 / 1e6;
+    println!("{} tasks in {seconds:.3} s", report.tasks);
     Ok(())
 }
