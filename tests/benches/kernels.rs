@@ -10,7 +10,7 @@ use shared::{
     farm::bytes::BytesMut,
     linalg::{
         dense,
-        real::{Real, panel_widths},
+        real::{PANEL_OF_SHORT_ROWS, Real, panel_widths},
         simd::{Isa, isa},
         sketch::Sketch,
         sparse::{Shifts, gram_fold_on, multiply_on, transpose_fold_on},
@@ -66,6 +66,8 @@ fn main() {
         let ratings = Ratings::generate(scaled(1_000_000, scale), 600_000, 8.0, 2);
         let blocks = ratings.blocks(&ratings.coded());
         ratings.describe(&blocks);
+        // Short rows: the plan takes wider panels.
+        let width = width.or(Some(PANEL_OF_SHORT_ROWS));
         let ns = gram::<f32>(isa(), &blocks, 128, width, 2);
         println!("1M x 600k gram f32 l=128, 2 threads: {ns:.2} ns an entry (must 40)");
     }
@@ -169,7 +171,7 @@ fn portable(blocks: &[RowBlock], width: Option<usize>) {
 
 /// What the memory gives: the same rows, added up and nothing else.
 fn roof(ratings: &Ratings, blocks: &[RowBlock], width: Option<usize>) {
-    let width = width.unwrap_or(panel_widths::<f32>(128)[0]);
+    let width = width.unwrap_or(panel_widths::<f32>(128, f32::PANEL)[0]);
     let nnz = ratings.columns_of.len() as f64;
     let entries = 4_000_000.min(ratings.columns_of.len());
     let panels = 128f64 / width as f64;
@@ -302,7 +304,7 @@ fn best(times: usize, mut work: impl FnMut()) -> f64 {
 
 fn panels<T: Real>(l: usize, width: Option<usize>) -> Vec<usize> {
     match width {
-        None => panel_widths::<T>(l),
+        None => panel_widths::<T>(l, T::PANEL),
         Some(w) => (0..l.div_ceil(w)).map(|p| w.min(l - p * w)).collect(),
     }
 }

@@ -12,6 +12,7 @@ use shared::{
         ids::{AccumulatorId, ContentHash, TaskId},
         work::WorkError,
     },
+    linalg::real::{PANEL_OF_SHORT_ROWS, Real},
     matrix::facts::MatrixFacts,
     svd::{
         Precision, Shape, Slice, SvdWork,
@@ -69,6 +70,17 @@ pub fn precision(factor: &FactorSpec) -> Precision {
     }
 }
 
+/// Most columns of a panel; what measured best, see the bench `kernels`.
+fn panel_max(facts: &MatrixFacts, factor: &FactorSpec) -> u16 {
+    let short = facts.nnz < 24 * facts.rows;
+    let most = match precision(factor) {
+        Precision::F32 if short => PANEL_OF_SHORT_ROWS,
+        Precision::F32 => f32::PANEL,
+        Precision::F64 => f64::PANEL,
+    };
+    most as u16
+}
+
 /// ceil(log2(sqrt(squares))), 0 for zero.
 fn norm_exponent(squares: f64) -> i32 {
     if squares > 0.0 {
@@ -110,6 +122,7 @@ impl Plan {
             columns: facts.columns,
             width: sketch_width(facts, factor),
             precision: precision(factor),
+            panel: panel_max(facts, factor),
         };
         // |a| * 2^scale <= 1, so no square over- or underflows on the way.
         let scale = if facts.max_abs > 0.0 {
@@ -286,7 +299,6 @@ impl Builder<'_> {
 
     /// Bits before the binary point of a sum that is bounded by 1, one kept back for rounding.
     fn fold_bits(&self) -> i32 {
-        use shared::linalg::real::Real;
         match self.shape.precision {
             Precision::F32 => f32::FOLD_BITS as i32 - 1,
             Precision::F64 => f64::FOLD_BITS as i32 - 1,

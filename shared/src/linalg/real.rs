@@ -29,7 +29,7 @@ pub trait Real:
 
 impl Real for f32 {
     const LANE: usize = 8;
-    const PANEL: usize = 64;
+    const PANEL: usize = 32;
     const FOLD_BITS: u32 = 50;
 
     fn to_f64(self) -> f64 {
@@ -63,14 +63,18 @@ impl Real for f64 {
     }
 }
 
-/// Cuts a sketch of `l` columns into panels: the fewest that are at most [`Real::PANEL`] wide, as even as whole groups
-/// of [`Real::LANE`] columns allow, wider ones first.
+/// Panels of a matrix whose rows are short: the walk from entry to entry costs more than the columns do, so there are
+/// fewer walks over wider panels.
+pub const PANEL_OF_SHORT_ROWS: usize = 64;
+
+/// Cuts a sketch of `l` columns into panels: the fewest that are at most `most` wide, as even as whole groups of
+/// [`Real::LANE`] columns allow, wider ones first.
 ///
 /// Panel `p` starts at the sum of the widths before it. Widths add up to `l` rounded up to a multiple of `LANE`; columns
-/// from `l` on are padding and hold zeros. A function of `l` and the kind of number alone.
-pub fn panel_widths<T: Real>(l: usize) -> Vec<usize> {
+/// from `l` on are padding and hold zeros. A function of its arguments and the kind of number alone.
+pub fn panel_widths<T: Real>(l: usize, most: usize) -> Vec<usize> {
     let groups = l.div_ceil(T::LANE);
-    let panels = groups.div_ceil(T::PANEL / T::LANE);
+    let panels = groups.div_ceil(most / T::LANE);
     (0..panels)
         .map(|p| T::LANE * (groups / panels + usize::from(p < groups % panels)))
         .collect()
@@ -82,7 +86,7 @@ mod tests {
 
     fn holds<T: Real>() {
         for l in 0..600 {
-            let widths = panel_widths::<T>(l);
+            let widths = panel_widths::<T>(l, T::PANEL);
             assert_eq!(
                 widths.iter().sum::<usize>(),
                 l.next_multiple_of(T::LANE),

@@ -18,8 +18,8 @@ impl Panels {
         let width = shape.width as usize;
         Self {
             widths: match shape.precision {
-                Precision::F32 => panel_widths::<f32>(width),
-                Precision::F64 => panel_widths::<f64>(width),
+                Precision::F32 => panel_widths::<f32>(width, shape.panel.into()),
+                Precision::F64 => panel_widths::<f64>(width, shape.panel.into()),
             },
         }
     }

@@ -64,6 +64,8 @@ pub struct Shape {
     /// l, or k once the factors are at hand.
     pub width: u32,
     pub precision: Precision,
+    /// Most columns of a panel.
+    pub panel: u16,
 }
 
 /// Rows `first..first + rows` of something n-sided.

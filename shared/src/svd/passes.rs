@@ -149,27 +149,29 @@ fn range_leaf_of<T: Real>(scale: i32, shape: Shape, inputs: &[Bytes]) -> Result<
     Bytes::from_numbers(&dense::qr_r::<T>(block.rows(), shape.width as usize, &y))
 }
 
-/// Q_i, this block's rows of the orthonormal range of A X: T[rows x l]. The inputs stand at the panels of X, with the
-/// factor from above after them if `with_tree`.
+/// Q of this block's rows of Y = A X, T[rows x h], and its factor from above f64[h x l], if there is a tree above: their
+/// product is Q_i, the block's rows of an orthonormal basis of the range of A X. The inputs stand at the panels of X,
+/// with the factor after them if `with_tree`.
 ///
 /// Made anew in every pass that needs it, with the same bits, from a product and a QR: an m x l array kept between
 /// passes would not fit where A does not.
-fn range_rows<T: Real>(
+fn range_rows<'a, T: Real>(
     block: &RowBlock,
     scale: i32,
     shape: Shape,
-    inputs: &mut Inputs<'_>,
+    inputs: &mut Inputs<'a>,
     with_tree: bool,
-) -> Result<Vec<T>, WorkError> {
+) -> Result<(Vec<T>, Option<&'a [f64]>), WorkError> {
     let (rows, width) = (block.rows(), shape.width as usize);
     let h = rows.min(width);
     let y = product::<T>(block, scale, shape, inputs)?;
     let (q, _) = dense::qr::<T>(rows, width, &y);
-    if !with_tree {
-        return Ok(q);
-    }
-    let from_above = inputs.numbers::<f64>(h * width)?;
-    Ok(dense::multiply::<T, T>(rows, h, width, &q, from_above))
+    let from_above = if with_tree {
+        Some(inputs.numbers::<f64>(h * width)?)
+    } else {
+        None
+    };
+    Ok((q, from_above))
 }
 
 pub(super) fn project(
@@ -203,7 +205,12 @@ fn project_of<T: Real>(
     let block = inputs.block(shape.columns)?;
     let shifts = inputs.numbers::<i16>(shape.columns as usize)?;
     let with_tree = inputs.left() > panels.len();
-    let q = range_rows::<T>(&block, scale, shape, &mut inputs, with_tree)?;
+    let (q, from_above) = range_rows::<T>(&block, scale, shape, &mut inputs, with_tree)?;
+    let h = block.rows().min(width);
+    let q = match from_above {
+        None => q,
+        Some(t) => dense::multiply::<T, T>(block.rows(), h, width, &q, t),
+    };
     if parts.len() != panels.len() {
         return Err(WorkError::BadInput(
             "a project task adds to every part".to_owned(),
@@ -247,12 +254,18 @@ fn lift_of<T: Real>(
     let mut inputs = Inputs::of(inputs);
     let block = inputs.block(shape.columns)?;
     let with_tree = inputs.left() > Panels::of(shape).len() + 2;
-    let q = range_rows::<T>(&block, scale, shape, &mut inputs, with_tree)?;
+    let (q, from_above) = range_rows::<T>(&block, scale, shape, &mut inputs, with_tree)?;
     let svd = super::results::Small::read(inputs.bytes()?, l)?;
     let signs = inputs.numbers::<f64>(k)?;
     let mut w = Vec::with_capacity(l * k);
     for row in svd.w.chunks_exact(l) {
         w.extend(row[..k].iter().zip(signs).map(|(&x, &sign)| x * sign));
     }
-    Bytes::from_numbers(&dense::multiply::<T, T>(block.rows(), l, k, &q, &w))
+    // The small matrices first: one product over the rows instead of two.
+    let h = block.rows().min(l);
+    let w = match from_above {
+        None => w,
+        Some(t) => dense::multiply::<f64, f64>(h, l, k, t, &w),
+    };
+    Bytes::from_numbers(&dense::multiply::<T, T>(block.rows(), h, k, &q, &w))
 }
