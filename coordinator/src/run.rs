@@ -13,6 +13,7 @@ use serde_json::json;
 use shared::{
     linalg::simd,
     matrix::facts::MatrixFacts,
+    platform,
     svd::layout::{Panels, slices},
 };
 
@@ -43,7 +44,7 @@ pub struct RunOptions {
 }
 
 /// Bytes of this process that neither grow with the matrix nor are counted: code, stacks, buffers of files.
-const BASE_BYTES: u64 = 24 << 20;
+const BASE_BYTES: u64 = 32 << 20;
 /// Tries when a cached block turns out damaged.
 const TRIES: u32 = 3;
 
@@ -261,7 +262,10 @@ fn hands(job: &Job, facts: &MatrixFacts, plan: &Plan) -> Result<Hands, Failure> 
         .unwrap_or(1);
     // What tasks have open is not counted by the agent's store, so it is kept back.
     let open = plan::memory_of_tasks(facts, plan.shape, cores);
-    Ok(Hands::one(cores, memory - BASE_BYTES - open))
+    // Nor is what ingest has left behind.
+    platform::give_back_memory();
+    let base = platform::resident_bytes().map_or(BASE_BYTES, |now| now.max(BASE_BYTES));
+    Ok(Hands::one(cores, memory.saturating_sub(base + open)))
 }
 
 fn summary(

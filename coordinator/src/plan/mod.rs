@@ -102,7 +102,7 @@ pub fn memory_needed(facts: &MatrixFacts, shape: Shape, cores: usize) -> u64 {
     sided + trees + (cores as u64 + 1) * block + memory_of_tasks(facts, shape, cores)
 }
 
-/// Bytes that `cores` running tasks have open for themselves: Y, the QR's copy of it and Q.
+/// Bytes that `cores` running tasks have open for themselves: Y, the QR's copy of it, its Q twice, Q_i, and panels of it.
 pub fn memory_of_tasks(facts: &MatrixFacts, shape: Shape, cores: usize) -> u64 {
     let rows = facts
         .blocks
@@ -112,7 +112,7 @@ pub fn memory_of_tasks(facts: &MatrixFacts, shape: Shape, cores: usize) -> u64 {
         .max()
         .unwrap_or(0);
     let padded = Panels::of(shape).padded() as u64;
-    cores as u64 * rows * padded * shape.precision.bytes() as u64 * 4
+    cores as u64 * rows * padded * shape.precision.bytes() as u64 * 6
 }
 
 impl Plan {
