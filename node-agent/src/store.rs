@@ -104,6 +104,14 @@ impl Store {
         self.tracked.saturating_add(bytes) <= self.budget
     }
 
+    /// Whether so much more fits when at most a quarter of what may be evicted is. A worker that would stand idle is worth
+    /// a few blocks read again, but not the reading ahead.
+    pub fn fits_with_few_evicted(&self, bytes: u64) -> bool {
+        let least = self.tracked - self.evictable_bytes;
+        self.fits(bytes)
+            || (bytes <= self.evictable_bytes / 4 && least.saturating_add(bytes) <= self.budget)
+    }
+
     pub fn state(&self, name: &Name) -> State {
         self.entries.get(name).map_or(State::Absent, |e| e.state)
     }

@@ -218,7 +218,7 @@ impl<W: Clone> Agent<W> {
                 if better(task, best) {
                     best = Some(task);
                 }
-            } else if better(task, extra) && self.store.fits(lacking) {
+            } else if better(task, extra) && self.store.fits_with_few_evicted(lacking) {
                 extra = Some(task);
             }
         }
@@ -278,6 +278,12 @@ impl<W: Clone> Agent<W> {
                 let lacking = self.partials.lacking(accumulator, (first, last));
                 if lacking > 0 {
                     self.store.reserve(lacking);
+                    let mut evicted = Vec::new();
+                    let next = *self.queue.first_key_value().expect("not empty").0;
+                    self.store.shrink(next, &mut evicted);
+                    for name in evicted {
+                        self.actions.push_back(Action::Forget(name));
+                    }
                     self.store.hold();
                     self.partials.add_lacking(accumulator, (first, last));
                 }
