@@ -184,10 +184,21 @@ fn accuracy(summary: &Summary) -> String {
 
 fn time(summary: &Summary) -> String {
     let mut text = duration(summary.seconds);
-    let phases: Vec<_> = summary
-        .phases
+    // "power pass 1 of 4" and its like are one: the manifest has each.
+    let mut summed: Vec<(String, f64)> = Vec::new();
+    for phase in &summary.phases {
+        let kind = match phase.name.split_once(|c: char| c.is_ascii_digit()) {
+            Some((kind, rest)) if rest.contains("of ") => kind.trim_end(),
+            Some(_) | None => &phase.name,
+        };
+        match summed.iter_mut().find(|(known, _)| known == kind) {
+            Some((_, seconds)) => *seconds += phase.seconds,
+            None => summed.push((kind.to_owned(), phase.seconds)),
+        }
+    }
+    let phases: Vec<_> = summed
         .iter()
-        .map(|phase| format!("{} {}", phase.name, duration(phase.seconds)))
+        .map(|(kind, seconds)| format!("{kind} {}", duration(*seconds)))
         .collect();
     if !phases.is_empty() {
         text.push_str(&format!(": {}", phases.join(", ")));

@@ -104,6 +104,6 @@ mod tests {
     fn panels_cover_the_sketch_evenly() {
         holds::<f32>();
         holds::<f64>();
-        assert_eq!(panel_widths::<f64>(112), [28; 4]);
+        assert_eq!(panel_widths::<f64>(112, f64::PANEL), [28; 4]);
     }
 }
