@@ -30,8 +30,12 @@ pub struct Svd {
     pub hash: [u8; 32],
 }
 
-/// Checks the rank against the matrix.
-pub fn check_rank(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
+/// Largest entries that are taken: sums of their squares stay far within f64.
+const ENTRY_MIN: f64 = 1e-120;
+const ENTRY_MAX: f64 = 1e120;
+
+/// Checks that the matrix has the rank asked for, and entries whose squares f64 can hold.
+pub fn check(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
     let side = facts.rows.min(facts.columns);
     if factor.rank == 0 || u64::from(factor.rank) > side {
         return Err(Failure::job(format!(
@@ -39,6 +43,15 @@ pub fn check_rank(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failur
             factor.rank, facts.rows, facts.columns
         ))
         .help(format!("ask for a rank between 1 and {side}")));
+    }
+    let largest = facts.max_abs;
+    if largest > 0.0 && !(ENTRY_MIN..=ENTRY_MAX).contains(&largest) {
+        return Err(Failure::data(format!(
+            "the largest entry is {largest:e} in absolute value; the sum of squares of such entries is beyond the range of numbers"
+        ))
+        .help(format!(
+            "scale the values so that the largest lies between {ENTRY_MIN:e} and {ENTRY_MAX:e}"
+        )));
     }
     Ok(())
 }
@@ -58,7 +71,7 @@ pub fn svd(matrix: CsMatView<'_, f64>, factor: &FactorSpec, hands: &Hands) -> Re
     };
     let (facts, blocks) = blocks_of(rows_first.view())?;
     drop(rows_first);
-    check_rank(&facts, factor)?;
+    check(&facts, factor)?;
     let plan = Plan::new(&facts, factor).map_err(|why| Failure::resources(why.to_string()))?;
     let mut sink = InMemory {
         precision: plan::precision(factor),

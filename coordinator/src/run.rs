@@ -4,9 +4,8 @@ mod files;
 mod inputs;
 
 use std::{
-    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
-    time::{Instant, SystemTime},
+    time::Instant,
 };
 
 use serde_json::json;
@@ -19,14 +18,14 @@ use shared::{
 
 use self::{files::Files, inputs::FromCache};
 use crate::{
-    cache::{Cache, Listed, Which},
+    cache::Cache,
     engine::{self, EngineError, Hands},
     factors::Quality,
     failure::Failure,
     farm::{Inputs, Progress, RunReport},
     ingest::{self, IngestOptions, IngestProgress, Ingested},
     job::{resolved::Job, size},
-    library::check_rank,
+    library,
     output::{labels, manifest, staging::Staging},
     plan::{self, Plan},
     report::{
@@ -169,7 +168,7 @@ fn factored(
     stop: &AtomicBool,
 ) -> Result<Ended, Failure> {
     let facts = &ingested.facts;
-    check_rank(facts, &job.factor)?;
+    library::check(facts, &job.factor)?;
     let plan = Plan::new(facts, &job.factor).map_err(|why| Failure::resources(why.to_string()))?;
     let hands = hands(job, facts, &plan)?;
     files::check_space(&staging, facts, &plan)?;
@@ -438,55 +437,4 @@ pub fn head(job: &Job) -> Result<Vec<(String, String)>, Failure> {
     ];
     told.push(("lines".to_owned(), format!("about {}", head.lines_about)));
     Ok(told)
-}
-
-/// A prepared input.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Cached {
-    pub key: String,
-    pub source: PathBuf,
-    pub rows: u64,
-    pub columns: u64,
-    pub nnz: u64,
-    pub bytes: u64,
-    pub last_used: SystemTime,
-    pub in_use: bool,
-}
-
-fn cached(listed: Vec<Listed>) -> Vec<Cached> {
-    listed
-        .into_iter()
-        .map(|entry| Cached {
-            key: entry.key,
-            source: entry.source,
-            rows: entry.rows,
-            columns: entry.columns,
-            nnz: entry.nnz,
-            bytes: entry.bytes,
-            last_used: entry.last_used,
-            in_use: entry.in_use,
-        })
-        .collect()
-}
-
-/// What the cache holds, the latest used first.
-///
-/// # Errors
-/// Resources: the cache cannot be read.
-pub fn cache_list(cache: &Path) -> Result<Vec<Cached>, Failure> {
-    Ok(cached(Cache::open(cache, u64::MAX)?.list()?))
-}
-
-/// Removes all that is not in use (`None`), or what matches a source path or the first letters of a key. Gives what was
-/// removed, and what was left alone because it is in use.
-///
-/// # Errors
-/// Resources: the cache cannot be changed.
-pub fn cache_remove(
-    cache: &Path,
-    which: Option<&str>,
-) -> Result<(Vec<Cached>, Vec<Cached>), Failure> {
-    let which = which.map_or(Which::All, |text| Which::Matching(text.to_owned()));
-    let removed = Cache::open(cache, u64::MAX)?.remove(&which)?;
-    Ok((cached(removed.removed), cached(removed.in_use)))
 }

@@ -5,6 +5,7 @@ use coordinator::{
     failure::ExitCode,
     job::resolved::{FactorSpec, Precision},
     library::{Svd, svd},
+    memory::blocks_of,
 };
 use ndarray::Array2;
 use sprs::{CsMat, TriMat};
@@ -192,6 +193,44 @@ fn scales_far_from_one() {
             close(factors.s.as_slice().unwrap(), &expected, 1e-5);
         }
     }
+}
+
+#[test]
+fn entries_of_very_different_size_and_entries_out_of_range() {
+    // Columns down to 1e-290 of the largest: neither they nor the range get in the way.
+    let mut triplets = TriMat::new((60, 30));
+    let mut random = Random(4);
+    for c in 0..30 {
+        for r in 0..60 {
+            triplets.add_triplet(r, c, random.normal() * 10f64.powi(-10 * c as i32));
+        }
+    }
+    let matrix: CsMat<f64> = triplets.to_csr();
+    for precision in [Precision::F32, Precision::F64] {
+        let factors = svd(matrix.view(), &spec(3, precision), &hands()).unwrap();
+        assert!(!factors.s.is_empty());
+        assert!(factors.s.iter().all(|s| s.is_finite()));
+    }
+    for factor in [1e200, 1e-200] {
+        let matrix = stored(&(&with_spectrum(30, 20, &[3.0, 2.0, 1.0]) * factor));
+        let failure = svd(matrix.view(), &spec(2, Precision::F64), &hands()).unwrap_err();
+        assert_eq!(failure.code, ExitCode::Data);
+    }
+}
+
+#[test]
+fn blocks_with_fewer_rows_than_the_sketch_is_wide() {
+    // Full rows of 2,000 entries: a block closes after 524 of them, and l is 540.
+    let sigma: Vec<f64> = (0..545).map(|i| 0.98f64.powi(i)).collect();
+    let matrix = stored(&with_spectrum(2100, 2000, &sigma));
+    let mut factor = spec(530, Precision::F64);
+    factor.power_iterations = 1;
+    let (facts, _) = blocks_of(matrix.view()).unwrap();
+    assert!(facts.blocks.len() > 1 && facts.blocks.iter().all(|b| b.rows < 540));
+    let factors = svd(matrix.view(), &factor, &hands()).unwrap();
+    assert!(orthogonality(&factors.u) < 1e-12);
+    assert!(orthogonality(&factors.vt.t().to_owned()) < 1e-12);
+    close(&factors.s.as_slice().unwrap()[..300], &sigma, 1e-9);
 }
 
 #[test]

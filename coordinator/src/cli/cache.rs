@@ -6,10 +6,10 @@ use std::time::SystemTime;
 use serde_json::json;
 
 use super::{End, Global, out, say};
+use crate::cache::{Cache, Listed, Which};
 use crate::failure::Failure;
 use crate::job::{machine, size};
 use crate::report::numbers::{count, table};
-use crate::run::{self, Cached};
 
 /// Show or remove prepared input.
 ///
@@ -63,7 +63,7 @@ pub fn run(command: &CacheCommand, global: &Global) -> Result<(), End> {
             let cache = place.path();
             // Looking must not make a cache.
             let found = if cache.is_dir() {
-                run::cache_list(&cache)?
+                Cache::open(&cache, u64::MAX)?.list()?
             } else {
                 Vec::new()
             };
@@ -86,7 +86,9 @@ pub fn run(command: &CacheCommand, global: &Global) -> Result<(), End> {
             };
             for which in wanted {
                 let (gone, in_use) = if cache.is_dir() {
-                    run::cache_remove(&cache, which)?
+                    let these = which.map_or(Which::All, |text| Which::Matching(text.to_owned()));
+                    let done = Cache::open(&cache, u64::MAX)?.remove(&these)?;
+                    (done.removed, done.in_use)
                 } else {
                     (Vec::new(), Vec::new())
                 };
@@ -109,7 +111,7 @@ pub fn run(command: &CacheCommand, global: &Global) -> Result<(), End> {
             }
             let bytes = removed.iter().map(|entry| entry.bytes).sum();
             if global.json {
-                let list = |entries: &[Cached]| entries.iter().map(object).collect::<Vec<_>>();
+                let list = |entries: &[Listed]| entries.iter().map(object).collect::<Vec<_>>();
                 out::object(&json!({ "removed": list(&removed), "in_use": list(&kept) }))?;
             } else if !global.quiet {
                 say(&format!(
@@ -126,7 +128,7 @@ pub fn run(command: &CacheCommand, global: &Global) -> Result<(), End> {
     Ok(())
 }
 
-fn object(entry: &Cached) -> serde_json::Value {
+fn object(entry: &Listed) -> serde_json::Value {
     json!({
         "key": entry.key,
         "source": entry.source,
@@ -139,7 +141,7 @@ fn object(entry: &Cached) -> serde_json::Value {
     })
 }
 
-fn listing(entries: &[Cached]) -> String {
+fn listing(entries: &[Listed]) -> String {
     let mut rows = vec![
         ["Key", "Size", "Rows", "Columns", "Entries", "Used", "Input"]
             .map(str::to_owned)
@@ -163,7 +165,7 @@ fn listing(entries: &[Cached]) -> String {
     table(&rows, &[0, 6]).join("\n") + "\n"
 }
 
-fn age(entry: &Cached) -> u64 {
+fn age(entry: &Listed) -> u64 {
     SystemTime::now()
         .duration_since(entry.last_used)
         .map_or(0, |age| age.as_secs())
@@ -184,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_listing_lines_up() {
-        let entry = |key: &str, bytes, source: &str| Cached {
+        let entry = |key: &str, bytes, source: &str| Listed {
             key: key.into(),
             source: source.into(),
             rows: 610,

@@ -81,6 +81,10 @@ fn panel_max(facts: &MatrixFacts, factor: &FactorSpec) -> u16 {
     most as u16
 }
 
+/// Columns smaller than 2^-800 of the largest entry are summed as if they were that large: their sums keep fewer digits
+/// than others', and f64 keeps its range.
+const SHIFT_MAX: i32 = 800;
+
 /// ceil(log2(sqrt(squares))), 0 for zero.
 fn norm_exponent(squares: f64) -> i32 {
     if squares > 0.0 {
@@ -141,7 +145,7 @@ impl Plan {
         let shifts: Vec<i16> = facts
             .column_squares
             .iter()
-            .map(|&s| -norm_exponent(scaled(s)) as i16)
+            .map(|&s| (-norm_exponent(scaled(s))).min(SHIFT_MAX) as i16)
             .collect();
         let shifts = Bytes::from_numbers(&shifts)?;
         let mut builder = Builder {
