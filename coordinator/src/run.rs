@@ -30,6 +30,7 @@ use crate::{
     plan::{self, Plan},
     report::{
         nearest,
+        numbers::count,
         progress::{Event, Observer, Pass, Stage, Unit},
         summary::{Orthogonality, Phase, Rank, Summary, peak_memory},
     },
@@ -400,7 +401,7 @@ impl<'a> Stages<'a> {
     }
 }
 
-/// What the head of the input tells, as pairs of a word and what it is: delimiter, header, the first entry.
+/// What the head of the input tells, as pairs of a word and what it is: size, fields, header.
 ///
 /// # Errors
 /// Data: the input is not there or not as the job says.
@@ -409,32 +410,23 @@ pub fn head(job: &Job) -> Result<Vec<(String, String)>, Failure> {
     if let Some(problem) = head.problems.into_iter().next() {
         return Err(problem);
     }
-    let field = |at: usize| match head.header.as_ref().and_then(|names| names.get(at - 1)) {
-        Some(name) => format!("field {at}, {name:?}"),
-        None => format!("field {at}"),
-    };
-    let mut told = vec![
-        ("input".to_owned(), head.path.display().to_string()),
-        ("size".to_owned(), size::show(head.file_bytes).to_string()),
+    Ok(vec![
         (
-            "fields".to_owned(),
+            "Size".to_owned(),
+            format!(
+                "{}, about {} lines",
+                size::show(head.file_bytes),
+                count(head.lines_about)
+            ),
+        ),
+        (
+            "Fields".to_owned(),
             format!("{}, separated by {}", head.fields, head.delimiter.name()),
         ),
         (
-            "header".to_owned(),
-            match &head.header {
-                Some(names) => names.join(", "),
-                None => "none".to_owned(),
-            },
+            "Header".to_owned(),
+            head.header
+                .map_or_else(|| "none".to_owned(), |names| names.join(", ")),
         ),
-        ("rows".to_owned(), field(head.row)),
-        ("columns".to_owned(), field(head.column)),
-        (
-            "values".to_owned(),
-            head.value
-                .map_or_else(|| "every line counts 1".to_owned(), field),
-        ),
-    ];
-    told.push(("lines".to_owned(), format!("about {}", head.lines_about)));
-    Ok(told)
+    ])
 }
