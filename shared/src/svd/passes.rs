@@ -257,10 +257,7 @@ fn lift_of<T: Real>(
     let (q, from_above) = range_rows::<T>(&block, scale, shape, &mut inputs, with_tree)?;
     let svd = super::results::Small::read(inputs.bytes()?, l)?;
     let signs = inputs.numbers::<f64>(k)?;
-    let mut w = Vec::with_capacity(l * k);
-    for row in svd.w.chunks_exact(l) {
-        w.extend(row[..k].iter().zip(signs).map(|(&x, &sign)| x * sign));
-    }
+    let w = svd.signed_w(signs);
     // The small matrices first: one product over the rows instead of two.
     let h = block.rows().min(l);
     let w = match from_above {

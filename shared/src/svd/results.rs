@@ -31,6 +31,13 @@ impl<'a> Small<'a> {
         let (w, p) = rest.split_at(width * width);
         Ok(Self { sigma, w, p })
     }
+
+    /// The first columns of W, as many as there are signs, each with its sign: f64[l x k].
+    pub(super) fn signed_w(&self, signs: &[f64]) -> Vec<f64> {
+        let rows = self.w.chunks_exact(self.sigma.len());
+        rows.flat_map(|row| row.iter().zip(signs).map(|(&x, &sign)| x * sign))
+            .collect()
+    }
 }
 
 pub(super) fn small_svd(width: u32, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
@@ -239,10 +246,7 @@ fn right_residual_of<T: Real>(
     let signs = inputs.numbers::<f64>(k)?;
     let v = inputs.numbers::<T>(rows * k)?;
     let b = unfolded(shape, slice, extra, shifts, inputs.rest())?;
-    let mut w = Vec::with_capacity(l * k);
-    for row in svd.w.chunks_exact(l) {
-        w.extend(row[..k].iter().zip(signs).map(|(&x, &sign)| x * sign));
-    }
+    let w = svd.signed_w(signs);
     let bw = dense::multiply::<f64, f64>(rows, l, k, &b, &w);
     let mut squares = vec![0.0; k];
     for (bw, v) in bw.chunks_exact(k.max(1)).zip(v.chunks_exact(k.max(1))) {
