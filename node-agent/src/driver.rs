@@ -13,7 +13,7 @@ use shared::farm::{
     frame::{Bulk, BulkKind, Frame, FrameError, decode_control, plan_tag},
     ids::{AgentId, ContentHash},
     link::Outbox,
-    message::{Fetch, Name, ToAgent},
+    message::{Fetch, Name, Peer, ToAgent},
     moment::Moment,
     work::Work,
 };
@@ -28,8 +28,24 @@ use crate::{
 /// What arrives in an agent's mailbox.
 pub enum Letter {
     Coordinator(Frame),
+    /// A question or an answer of somebody who is not the coordinator in person; or an answer from its spool.
     Peer(AgentId, Frame),
+    /// That agent cannot be reached, or no longer.
+    PeerGone(AgentId),
+    /// The coordinator cannot be reached any more.
+    CoordinatorGone,
     Report(Report),
+}
+
+/// Where an agent's words go.
+pub trait Links: Send {
+    fn coordinator(&self) -> &Outbox;
+    /// The way to ask somebody for something; to be found in `Peers` messages, or [`AgentId::COORDINATOR`].
+    fn ask(&mut self, whom: AgentId) -> Option<Outbox>;
+    /// The way to answer somebody who has asked.
+    fn answer(&mut self, whom: AgentId) -> Option<Outbox>;
+    /// Those agents are there, too.
+    fn meet(&mut self, peers: &[Peer]);
 }
 
 /// Letters handled before actions are taken: enough to make messages of several tasks, few enough to stay prompt.
@@ -44,24 +60,25 @@ pub enum AgentError {
     Frame(#[from] FrameError),
 }
 
-struct Driver<W: Work> {
+struct Driver<W: Work, L: Links> {
     agent: Agent<W>,
     hands: Hands,
     executor: Executor<W>,
-    coordinator: Outbox,
-    peers: Arc<Vec<Outbox>>,
+    links: L,
+    inputs: Arc<dyn Inputs>,
     plan: ContentHash,
     start: Instant,
+    /// The coordinator is gone.
+    abandoned: bool,
 }
 
-/// Runs an agent until its job ends or its coordinator is gone. `peers` are the outboxes to all agents by number.
+/// Runs an agent until its job ends or its coordinator is gone.
 pub fn run_agent<W: Work>(
     config: AgentConfig,
     io_threads: usize,
     inputs: &Arc<dyn Inputs>,
     (mailbox, letters): (Sender<Letter>, Receiver<Letter>),
-    coordinator: Outbox,
-    peers: Arc<Vec<Outbox>>,
+    links: impl Links,
 ) -> Result<(), AgentError> {
     let executor = Executor::start(config.cores, io_threads, inputs, &mailbox, Letter::Report)?;
     // From now on only links and threads keep the mailbox open.
@@ -70,23 +87,27 @@ pub fn run_agent<W: Work>(
         agent: Agent::<W>::new(config),
         hands: Hands::default(),
         executor,
-        coordinator,
-        peers,
+        links,
+        inputs: Arc::clone(inputs),
         plan: ContentHash([0; 32]),
         start: Instant::now(),
+        abandoned: false,
     };
     let result = driver.work(&letters);
     driver.executor.stop();
     result
 }
 
-impl<W: Work> Driver<W> {
+impl<W: Work, L: Links> Driver<W, L> {
     fn work(&mut self, letters: &Receiver<Letter>) -> Result<(), AgentError> {
         loop {
             while let Some(action) = self.agent.poll_action() {
                 if !self.act(action) {
                     return Ok(());
                 }
+            }
+            if self.abandoned {
+                return Ok(());
             }
             let Some(first) = self.wait(letters) else {
                 return Ok(());
@@ -127,16 +148,25 @@ impl<W: Work> Driver<W> {
         let event = match letter {
             Letter::Coordinator(Frame::Control(bytes)) => {
                 let message: ToAgent<W> = decode_control(&bytes)?;
-                if let ToAgent::Begin {
-                    plan, accumulators, ..
-                } = &message
-                {
-                    self.plan = *plan;
-                    self.hands.begin(accumulators.clone());
+                match &message {
+                    ToAgent::Begin {
+                        plan, accumulators, ..
+                    } => {
+                        self.plan = *plan;
+                        self.hands.begin(accumulators.clone());
+                    }
+                    ToAgent::Peers(peers) => self.links.meet(peers),
+                    ToAgent::Ping
+                    | ToAgent::Reset
+                    | ToAgent::Refuse { .. }
+                    | ToAgent::Assign(_)
+                    | ToAgent::Recall(_)
+                    | ToAgent::Drop { .. }
+                    | ToAgent::Delivered(_)
+                    | ToAgent::End => {}
                 }
                 Event::Coordinator(message)
             }
-            Letter::Coordinator(Frame::Bulk { .. }) => return Ok(()),
             Letter::Peer(from, Frame::Control(bytes)) => {
                 let Fetch { request, name } = decode_control(&bytes)?;
                 Event::Asked {
@@ -145,7 +175,8 @@ impl<W: Work> Driver<W> {
                     name,
                 }
             }
-            Letter::Peer(_, Frame::Bulk { head, payload }) => {
+            Letter::Coordinator(Frame::Bulk { head, payload })
+            | Letter::Peer(_, Frame::Bulk { head, payload }) => {
                 let bulk = Bulk::decode(&head, payload)?;
                 if bulk.plan != plan_tag(self.plan) {
                     return Ok(());
@@ -163,6 +194,11 @@ impl<W: Work> Driver<W> {
                     parcel: self.hands.parcel(bulk.payload),
                     what,
                 }
+            }
+            Letter::PeerGone(peer) => Event::PeerGone(peer),
+            Letter::CoordinatorGone => {
+                self.abandoned = true;
+                return Ok(());
             }
             Letter::Report(Report::Ran { worker, yielded }) => Event::Ran {
                 worker,
@@ -195,18 +231,19 @@ impl<W: Work> Driver<W> {
     /// Does what the agent says; false when that is to stop.
     fn act(&mut self, action: Action<W>) -> bool {
         match action {
-            Action::Tell(message) => return self.coordinator.control(&message).is_ok(),
+            Action::Tell(message) => return self.links.coordinator().control(&message).is_ok(),
             Action::Ask {
                 peer,
                 request,
                 name,
             } => {
                 let asked = self
-                    .peers
-                    .get(peer.0 as usize)
+                    .links
+                    .ask(peer)
                     .is_some_and(|p| p.control(&Fetch { request, name }).is_ok());
                 if !asked {
                     tracing::debug!(?peer, ?name, "a peer is gone");
+                    self.handle(Event::PeerGone(peer));
                 }
             }
             Action::Answer {
@@ -217,7 +254,7 @@ impl<W: Work> Driver<W> {
             } => {
                 let answer = bulk_answer(&mut self.hands, self.plan, request, rest, what);
                 // A peer that is gone needs no answer.
-                if let Some(peer) = self.peers.get(peer.0 as usize) {
+                if let Some(peer) = self.links.answer(peer) {
                     let _ = peer.bulk(&answer);
                 }
             }
@@ -227,9 +264,18 @@ impl<W: Work> Driver<W> {
                     range: None,
                 });
                 return self
-                    .coordinator
+                    .links
+                    .coordinator()
                     .bulk(&Bulk::delivery(self.plan, task, bytes))
                     .is_ok();
+            }
+            Action::Survey(hashes) => {
+                let here = (0..)
+                    .zip(&hashes)
+                    .filter(|(_, hash)| self.inputs.has(hash))
+                    .map(|(place, _)| place)
+                    .collect();
+                self.handle(Event::Surveyed(here));
             }
             Action::Load(hash) => self.executor.load(hash),
             Action::Run { worker, jobs } => {

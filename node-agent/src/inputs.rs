@@ -7,6 +7,11 @@ pub use shared::farm::message::{InputError, InputErrorKind};
 /// Reads input blocks, verified, from the disk cache or from memory. May block: it is called on IO threads.
 pub trait Inputs: Send + Sync {
     fn load(&self, hash: &ContentHash) -> Result<Bytes, InputError>;
+
+    /// Whether the block is at hand, without a link to be crossed.
+    fn has(&self, _hash: &ContentHash) -> bool {
+        true
+    }
 }
 
 /// A plan without input blocks.

@@ -1,8 +1,8 @@
 //! The vocabulary and the mathematics of `svdjob` and `svdnode`.
 //!
 //! Two floors: [`farm`] knows nodes, tasks, blocks of bytes; [`matrix`], [`linalg`] and [`svd`] know matrices and which
-//! tasks make a singular value decomposition of them. They meet in [`farm::work::Work`]. Nothing here opens a file or a
-//! socket.
+//! tasks make a singular value decomposition of them. They meet in [`farm::work::Work`]. None of the four opens a file or a
+//! socket; `net`, behind the feature of that name, does.
 
 #[cfg(target_endian = "big")]
 compile_error!(
@@ -12,5 +12,7 @@ compile_error!(
 pub mod farm;
 pub mod linalg;
 pub mod matrix;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod platform;
 pub mod svd;

@@ -146,6 +146,12 @@ impl Sim<'_> {
                 let frame = Bulk::delivery(PLAN, task, bytes).encode();
                 self.send(node, COORDINATOR, Thing::ToCoordinator(node, frame));
             }
+            Action::Survey(hashes) => {
+                let here = (0..hashes.len() as u32).collect();
+                self.nodes[node]
+                    .agent
+                    .handle(Moment(self.now), Event::Surveyed(here));
+            }
             Action::Load(hash) => {
                 let delay = self.random.below(300);
                 self.at(delay, Thing::Loaded(node, hash));

@@ -30,7 +30,7 @@ impl Inputs for FromCache {
 pub fn is_cured_by_ingest(why: &InputError) -> bool {
     match why.kind {
         InputErrorKind::Missing | InputErrorKind::Corrupt => true,
-        InputErrorKind::Io => false,
+        InputErrorKind::Io | InputErrorKind::Link => false,
     }
 }
 

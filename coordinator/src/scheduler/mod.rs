@@ -328,6 +328,7 @@ impl<'g, W: Clone> Scheduler<'g, W> {
                 }
             }
             FromAgent::Heartbeat(status) => self.agents[agent.0 as usize].status = status,
+            FromAgent::Have(_) | FromAgent::Unreachable(_) => {}
         }
     }
 
@@ -376,6 +377,7 @@ impl<'g, W: Clone> Scheduler<'g, W> {
                 protocol,
                 plan: self.plan,
                 accumulators: self.graph.accumulators.clone(),
+                inputs: self.tables.inputs.clone(),
             },
         );
     }

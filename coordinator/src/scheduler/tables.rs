@@ -1,8 +1,9 @@
 //! What the scheduler needs to know of a graph and what never changes: who reads what, and when next.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use shared::farm::{
     graph::{Graph, Input, Output},
+    ids::ContentHash,
     message::Name,
 };
 
@@ -44,10 +45,12 @@ pub(super) struct Tables {
     sum_readers: Rows,
     sum_folders: Rows,
     /// Where each task's inputs begin in `again`.
-    inputs: Vec<u32>,
+    starts: Vec<u32>,
     /// For every input of every task, the next task that reads the same.
     again: Vec<u32>,
     pub delivered: Vec<bool>,
+    /// Every input block once, in the order of their first readers.
+    pub inputs: Vec<ContentHash>,
 }
 
 pub(super) fn name(input: &Input) -> Name {
@@ -101,20 +104,32 @@ impl Tables {
                     Output::Block { .. } => None,
                 }),
         );
-        let mut inputs = Vec::with_capacity(tasks + 1);
+        let mut starts = Vec::with_capacity(tasks + 1);
         let mut count = 0;
+        let mut inputs = Vec::new();
+        let mut seen = FxHashSet::default();
         for task in &graph.tasks {
-            inputs.push(count);
+            starts.push(count);
             count += task.inputs.len() as u32;
+            for input in &task.inputs {
+                match input {
+                    Input::Block { hash, .. } => {
+                        if seen.insert(*hash) {
+                            inputs.push(*hash);
+                        }
+                    }
+                    Input::Result { .. } | Input::Fold { .. } => {}
+                }
+            }
         }
-        inputs.push(count);
+        starts.push(count);
         let mut again = vec![u32::MAX; count as usize];
         let mut next: FxHashMap<Name, u32> = FxHashMap::default();
         for (t, task) in graph.tasks.iter().enumerate().rev() {
             for (i, input) in task.inputs.iter().enumerate() {
                 // A second input of the same name meets its own task here: it is no later reader.
                 let later = next.get(&name(input)).copied();
-                again[inputs[t] as usize + i] = later.filter(|n| *n > t as u32).unwrap_or(u32::MAX);
+                again[starts[t] as usize + i] = later.filter(|n| *n > t as u32).unwrap_or(u32::MAX);
             }
             for input in &task.inputs {
                 next.insert(name(input), t as u32);
@@ -128,9 +143,10 @@ impl Tables {
             result_readers,
             sum_readers,
             sum_folders,
-            inputs,
+            starts,
             again,
             delivered,
+            inputs,
         }
     }
 
@@ -149,7 +165,7 @@ impl Tables {
     }
 
     pub fn again(&self, task: u32, input: usize) -> Option<u32> {
-        let at = self.again[self.inputs[task as usize] as usize + input];
+        let at = self.again[self.starts[task as usize] as usize + input];
         (at != u32::MAX).then_some(at)
     }
 }

@@ -77,6 +77,7 @@ impl<'g> Farm<'g> {
             protocol: PROTOCOL,
             cores,
             memory_bytes: 1 << 30,
+            isa: String::new(),
         };
         self.said(agent, FromAgent::Hello(hello));
     }
@@ -167,6 +168,7 @@ fn nothing_is_assigned_before_all_are_there_and_strangers_are_refused() {
         protocol: future,
         cores: 4,
         memory_bytes: 0,
+        isa: String::new(),
     };
     farm.said(1, FromAgent::Hello(hello));
     let refused = Action::Refused {

@@ -39,6 +39,8 @@ pub struct AgentConfig {
     pub deliveries_max: usize,
     /// Say something at least this often.
     pub heartbeat_us: Option<u64>,
+    /// What its kernels run on.
+    pub isa: &'static str,
 }
 
 impl AgentConfig {
@@ -49,6 +51,7 @@ impl AgentConfig {
             loads_max: 2,
             deliveries_max: 4,
             heartbeat_us: None,
+            isa: "",
         }
     }
 }
@@ -99,6 +102,10 @@ pub enum Event<W> {
         worker: u16,
         results: Vec<Ran>,
     },
+    /// Which of the surveyed input blocks are here.
+    Surveyed(Vec<u32>),
+    /// That agent does not answer.
+    PeerGone(AgentId),
     Tick,
 }
 
@@ -153,6 +160,8 @@ pub enum Action<W> {
     },
     /// Send the block to the coordinator.
     Deliver(TaskId),
+    /// Look which of these are on this machine.
+    Survey(Vec<ContentHash>),
     Load(ContentHash),
     /// One after the other on that worker.
     Run {
@@ -276,6 +285,7 @@ impl<W: Clone> Agent<W> {
             protocol: PROTOCOL,
             cores: config.cores,
             memory_bytes: config.memory_bytes,
+            isa: config.isa.to_owned(),
         })));
         Self {
             config,
@@ -368,6 +378,8 @@ impl<W: Clone> Agent<W> {
             Event::Loaded { hash, outcome } => self.loaded(hash, outcome),
             Event::Gathered { name, outcome } => self.gathered(name, outcome),
             Event::Ran { worker, results } => self.ran(worker, results),
+            Event::Surveyed(here) => self.tell(FromAgent::Have(here)),
+            Event::PeerGone(peer) => self.tell(FromAgent::Unreachable(peer)),
             Event::Tick => {
                 if self.poll_deadline().is_some_and(|at| at <= now) {
                     self.told = now;
@@ -386,11 +398,14 @@ impl<W: Clone> Agent<W> {
                 protocol: _,
                 plan: _,
                 accumulators,
+                inputs,
             } => {
                 self.me = you;
                 self.begun = true;
                 self.partials = Partials::new(accumulators);
+                self.actions.push_back(Action::Survey(inputs));
             }
+            ToAgent::Peers(_) | ToAgent::Ping | ToAgent::Reset => {}
             ToAgent::Refuse { .. } | ToAgent::End => self.actions.push_back(Action::Stop),
             ToAgent::Assign(assignments) => {
                 for assignment in assignments {

@@ -63,9 +63,13 @@ impl Bench {
                 parts: vec![vec![4]; parts],
                 contributions: 4,
             }],
+            inputs: vec![],
         });
         let first = bench.actions();
-        assert!(matches!(first[..], [Action::Tell(FromAgent::Hello(_))]));
+        assert!(matches!(
+            first[..],
+            [Action::Tell(FromAgent::Hello(_)), Action::Survey(_)]
+        ));
         bench
     }
 

@@ -307,6 +307,7 @@ mod tests {
             protocol: PROTOCOL,
             cores: 8,
             memory_bytes: 1 << 30,
+            isa: "AVX2".to_owned(),
         });
         let bytes = encode_control(&hello);
         assert_eq!(decode_control::<FromAgent>(&bytes).unwrap(), hello);

@@ -77,6 +77,14 @@ impl Accumulator {
     }
 }
 
+/// Results that are kept on the coordinator's disk, so that what comes after them never has to go back behind them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Checkpoint {
+    pub tasks: Vec<TaskId>,
+    /// Once all of `tasks` are kept, nothing of the checkpoint with this index is read any more.
+    pub supersedes: Option<u16>,
+}
+
 /// A plan: tasks in an order in which every input comes before its readers.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Graph<W> {
@@ -86,6 +94,7 @@ pub struct Graph<W> {
     pub stages: Vec<String>,
     /// Tasks whose blocks are handed to whoever runs the plan, as soon as they exist.
     pub deliveries: Vec<TaskId>,
+    pub checkpoints: Vec<Checkpoint>,
 }
 
 impl<W> Default for Graph<W> {
@@ -95,6 +104,7 @@ impl<W> Default for Graph<W> {
             accumulators: Vec::new(),
             stages: Vec::new(),
             deliveries: Vec::new(),
+            checkpoints: Vec::new(),
         }
     }
 }
@@ -146,6 +156,8 @@ pub enum GraphError {
     NoSuchStage { task: u32, stage: u16 },
     #[error("task {task} is to be delivered, but yields no block")]
     NotDeliverable { task: u32 },
+    #[error("task {task} is to be kept, but yields no block")]
+    NotKeepable { task: u32 },
     #[error("task {task} has width 0")]
     NoWidth { task: u32 },
 }
@@ -259,6 +271,14 @@ impl<W> Graph<W> {
                 Some(Output::Block { .. }) => {}
                 Some(Output::Fold { .. }) | None => {
                     return Err(GraphError::NotDeliverable { task: task.0 });
+                }
+            }
+        }
+        for &task in self.checkpoints.iter().flat_map(|c| &c.tasks) {
+            match self.tasks.get(task.0 as usize).map(|t| &t.output) {
+                Some(Output::Block { .. }) => {}
+                Some(Output::Fold { .. }) | None => {
+                    return Err(GraphError::NotKeepable { task: task.0 });
                 }
             }
         }

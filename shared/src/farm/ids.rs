@@ -58,6 +58,11 @@ pub struct AccumulatorId(pub u32);
 )]
 pub struct AgentId(pub u32);
 
+impl AgentId {
+    /// The coordinator, where it is named as one who has a block: what is in its spool can be fetched from it.
+    pub const COORDINATOR: Self = Self(u32::MAX);
+}
+
 /// The how-manieth try of a task: a late answer of an earlier try is told from the one awaited.
 #[derive(
     Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Debug, Default,

@@ -2,6 +2,8 @@
 //!
 //! Messages of one link arrive in order. A `Recall` therefore always overtakes what is assigned after it.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -74,6 +76,15 @@ pub struct Hello {
     pub protocol: ProtocolRange,
     pub cores: u16,
     pub memory_bytes: u64,
+    /// The instruction set that its kernels use. Equal ones promise equal bits.
+    pub isa: String,
+}
+
+/// Where other agents reach an agent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Peer {
+    pub agent: AgentId,
+    pub address: SocketAddr,
 }
 
 /// One input of an assigned task.
@@ -115,7 +126,15 @@ pub enum ToAgent<W> {
         protocol: u16,
         plan: ContentHash,
         accumulators: Vec<Accumulator>,
+        /// All input blocks of the plan. The agent answers with those that it [has](FromAgent::Have).
+        inputs: Vec<ContentHash>,
     },
+    /// Agents that may be named as holders from now on.
+    Peers(Vec<Peer>),
+    /// Still here.
+    Ping,
+    /// You were silent for so long that others do your work. Forget all of it, and say hello again.
+    Reset,
     /// No common protocol.
     Refuse {
         understood: ProtocolRange,
@@ -171,6 +190,8 @@ pub enum InputErrorKind {
     Corrupt,
     /// The system could not read it.
     Io,
+    /// It could not be fetched.
+    Link,
 }
 
 /// Why a task ends the job.
@@ -184,6 +205,8 @@ pub enum Cause {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum FromAgent {
     Hello(Hello),
+    /// Input blocks of the plan that are in its memory or on its disk, as places in [`ToAgent::Begin`]'s list.
+    Have(Vec<u32>),
     Done {
         done: Vec<Done>,
         status: Status,
@@ -196,6 +219,8 @@ pub enum FromAgent {
     },
     /// Still here.
     Heartbeat(Status),
+    /// That agent does not answer.
+    Unreachable(AgentId),
 }
 
 /// From one agent to another: send me that. The answer is one or more bulk frames with this number.

@@ -1,0 +1,3 @@
+//! `svdnode`.
+
+fn main() {}

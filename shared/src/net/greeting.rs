@@ -1,0 +1,109 @@
+//! The first words on a connection, before any job: who calls and why, and whether that is welcome.
+//!
+//! They are MessagePack maps with names, so that releases that share nothing else still understand each other's refusal.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::farm::{
+    ids::{AgentId, ContentHash},
+    message::ProtocolRange,
+};
+
+/// A coordinator that says nothing for so long has left its nodes; a node that says nothing for so long is gone.
+pub const LEASE_MS: u64 = 12_000;
+
+/// A job, as others are told of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct JobCard {
+    pub plan: ContentHash,
+    /// What its owner calls it: the job file's name.
+    pub title: String,
+    pub user: String,
+    pub host: String,
+}
+
+impl fmt::Display for JobCard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}@{}", self.title, self.user, self.host)
+    }
+}
+
+/// Why somebody calls.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Purpose {
+    /// To ask how the node is.
+    Status,
+    /// To work on a job. What follows is [`ToAgent`](crate::farm::message::ToAgent) and
+    /// [`FromAgent`](crate::farm::message::FromAgent).
+    Job(JobCard),
+    /// An agent of the same job, to ask for blocks.
+    Peer { plan: ContentHash, from: AgentId },
+}
+
+/// The caller's first words.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Greeting {
+    pub protocol: ProtocolRange,
+    pub release: String,
+    pub purpose: Purpose,
+}
+
+/// A node, as it describes itself.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeCard {
+    /// Drawn anew at every start.
+    pub id: u64,
+    pub host: String,
+    pub release: String,
+    pub protocol: ProtocolRange,
+    pub isa: String,
+    pub cores: u16,
+    pub memory_bytes: u64,
+    /// Load average of the last minute, of the whole machine.
+    pub load: f32,
+    pub cached_blocks: u64,
+    pub cached_bytes: u64,
+    pub cache_bytes_max: u64,
+    pub busy: Option<Busy>,
+}
+
+/// Whom a node works for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Busy {
+    pub job: JobCard,
+    /// After so long without a word from that job's owner the node is free.
+    pub lease_ms: u64,
+}
+
+/// The answer to a greeting.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Reply {
+    Welcome(NodeCard),
+    Refused(Refusal),
+}
+
+/// Why a call is not welcome.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    #[error(
+        "it is of release {release} and speaks protocols {} to {}, this is release {} and speaks {} to {}: install the same release on both",
+        understood.oldest, understood.newest, env!("CARGO_PKG_VERSION"),
+        crate::farm::message::PROTOCOL.oldest, crate::farm::message::PROTOCOL.newest
+    )]
+    Protocol {
+        release: String,
+        understood: ProtocolRange,
+    },
+    #[error("busy with job {}, lease {} s", .0.job, .0.lease_ms.div_ceil(1000))]
+    Busy(Busy),
+    #[error("it is about to stop")]
+    Stopping,
+    #[error("it does not work on that job")]
+    OtherJob,
+    #[error("it has too many connections already")]
+    TooMany,
+    #[error("it did not understand: {0}")]
+    Nonsense(String),
+}
