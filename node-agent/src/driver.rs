@@ -39,6 +39,8 @@ pub enum Letter {
 
 /// Where an agent's words go.
 pub trait Links: Send {
+    /// The coordinator calls this agent by that number from now on.
+    fn begin(&mut self, me: AgentId);
     fn coordinator(&self) -> &Outbox;
     /// The way to ask somebody for something; to be found in `Peers` messages, or [`AgentId::COORDINATOR`].
     fn ask(&mut self, whom: AgentId) -> Option<Outbox>;
@@ -150,8 +152,12 @@ impl<W: Work, L: Links> Driver<W, L> {
                 let message: ToAgent<W> = decode_control(&bytes)?;
                 match &message {
                     ToAgent::Begin {
-                        plan, accumulators, ..
+                        you,
+                        plan,
+                        accumulators,
+                        ..
                     } => {
+                        self.links.begin(*you);
                         self.plan = *plan;
                         self.hands.begin(accumulators.clone());
                     }

@@ -4,9 +4,12 @@
 //! arithmetic, [`executor`] has the threads, [`driver`] brings the three together in a process.
 
 pub mod agent;
+pub mod blocks;
 pub mod driver;
 pub mod executor;
 pub mod hands;
 pub mod inputs;
 pub mod partial;
+pub mod remote;
+pub mod service;
 pub mod store;

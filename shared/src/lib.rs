@@ -2,7 +2,7 @@
 //!
 //! Two floors: [`farm`] knows nodes, tasks, blocks of bytes; [`matrix`], [`linalg`] and [`svd`] know matrices and which
 //! tasks make a singular value decomposition of them. They meet in [`farm::work::Work`]. None of the four opens a file or a
-//! socket; `net`, behind the feature of that name, does.
+//! socket; `net`, behind the feature of that name, does. [`machine`] and [`platform`] ask the system what there is.
 
 #[cfg(target_endian = "big")]
 compile_error!(
@@ -11,8 +11,10 @@ compile_error!(
 
 pub mod farm;
 pub mod linalg;
+pub mod machine;
 pub mod matrix;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod platform;
+pub mod size;
 pub mod svd;

@@ -8,8 +8,8 @@ use super::{End, Global, out, say};
 use crate::job::overrides::Overrides;
 use crate::job::resolve;
 use crate::job::resolved::{Duplicates, Field, Job, Precision};
-use crate::job::size;
 use crate::report::numbers::{count, table};
+use shared::size;
 
 /// Say whether a job file is right, without running it.
 ///

@@ -77,6 +77,8 @@ struct InMemory {
 }
 
 impl Links for InMemory {
+    fn begin(&mut self, _: AgentId) {}
+
     fn coordinator(&self) -> &Outbox {
         &self.coordinator
     }

@@ -7,11 +7,11 @@
 pub mod diagnostics;
 pub mod file;
 pub mod look;
-pub mod machine;
 pub mod overrides;
 pub mod resolve;
 pub mod resolved;
-pub mod size;
+
+pub use shared::{machine, size};
 
 /// The defaults, as the commented job file that people are shown.
 pub const DEFAULTS: &str = include_str!("default.toml");

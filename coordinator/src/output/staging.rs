@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::npy::{VectorWriter, Vectors};
 use crate::failure::Failure;
-use crate::job::size;
+use shared::size;
 
 const PREFIX: &str = ".svdjob-";
 const LOCK: &str = "lock";

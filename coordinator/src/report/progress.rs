@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::numbers::{about, duration};
 use super::screen;
-use crate::job::size;
+use shared::size;
 
 /// What a run tells while it lasts.
 #[derive(Clone, PartialEq, Debug)]

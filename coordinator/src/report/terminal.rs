@@ -3,7 +3,7 @@
 use super::numbers::{about, aligned, count, cut, duration, percent, table, wrap};
 use super::summary::Summary;
 use crate::job::diagnostics::Look;
-use crate::job::size;
+use shared::size;
 
 /// Triplets shown at the start and at the end of a long table.
 const HEAD: usize = 10;

@@ -328,7 +328,7 @@ impl<'g, W: Clone> Scheduler<'g, W> {
                 }
             }
             FromAgent::Heartbeat(status) => self.agents[agent.0 as usize].status = status,
-            FromAgent::Have(_) | FromAgent::Unreachable(_) => {}
+            FromAgent::Have(_) | FromAgent::Unreachable(_) | FromAgent::Fetch(_) => {}
         }
     }
 

@@ -26,7 +26,7 @@ pub const BULK_HEAD: usize = 64;
 /// No control message is longer.
 pub const CONTROL_BYTES_MAX: usize = 64 << 20;
 /// No block is longer.
-pub const BULK_BYTES_MAX: u64 = 1 << 40;
+pub const BULK_BYTES_MAX: u64 = 1 << 36;
 /// A partial sum of more contributions (2^28) is refused.
 pub const SET_WORDS_MAX: u64 = 1 << 22;
 
@@ -73,6 +73,16 @@ pub fn encode_control<T: Serialize>(message: &T) -> Vec<u8> {
     );
     bytes[4..8].copy_from_slice(&(length as u32).to_le_bytes());
     bytes
+}
+
+/// A control frame around bytes that are a message already.
+pub fn control_frame(body: &[u8]) -> Vec<u8> {
+    assert!(body.len() <= CONTROL_BYTES_MAX);
+    let mut frame = Vec::with_capacity(CONTROL_HEAD + body.len());
+    frame.extend_from_slice(&CONTROL_MAGIC.to_le_bytes());
+    frame.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    frame.extend_from_slice(body);
+    frame
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -160,6 +170,11 @@ impl Bulk {
             set: Contributions::default(),
             payload,
         }
+    }
+
+    /// The request that a head answers, for whoever sorts frames before reading them.
+    pub fn request_of(head: &[u8]) -> Option<u64> {
+        (head.len() >= BULK_HEAD).then(|| u64_at(head, 16))
     }
 
     pub fn encode(&self) -> Frame {

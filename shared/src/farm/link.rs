@@ -22,14 +22,17 @@ pub struct Outbox {
 pub struct LinkClosed;
 
 impl Outbox {
+    /// `put` takes a frame and says whether anybody will get it.
+    pub fn new(put: impl Fn(Frame) -> bool + Send + Sync + 'static) -> Self {
+        Self { put: Arc::new(put) }
+    }
+
     /// A link into a mailbox that other things arrive in, too.
     pub fn into_mailbox<M: Send + 'static>(
         mailbox: mpsc::Sender<M>,
         wrap: impl Fn(Frame) -> M + Send + Sync + 'static,
     ) -> Self {
-        Self {
-            put: Arc::new(move |frame| mailbox.send(wrap(frame)).is_ok()),
-        }
+        Self::new(move |frame| mailbox.send(wrap(frame)).is_ok())
     }
 
     pub fn control<T: Serialize>(&self, message: &T) -> Result<(), LinkClosed> {

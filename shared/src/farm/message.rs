@@ -221,6 +221,8 @@ pub enum FromAgent {
     Heartbeat(Status),
     /// That agent does not answer.
     Unreachable(AgentId),
+    /// Send me that: an input block, or something from the spool.
+    Fetch(Fetch),
 }
 
 /// From one agent to another: send me that. The answer is one or more bulk frames with this number.

@@ -1,1 +1,425 @@
-//! To come.
+//! A call from one process to another: greeting, answer, and then frames both ways.
+//!
+//! A connection carries one bidirectional stream of control frames, and one stream of blocks in each direction. So
+//! messages keep their order, blocks keep theirs, and a long block holds up no message.
+
+use std::{net::SocketAddr, time::Duration};
+
+use quinn::{
+    Connection, ConnectionError, Endpoint, ReadExactError, RecvStream, SendStream,
+    TransportErrorCode,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    time::timeout,
+};
+
+use super::{
+    greeting::{Greeting, NodeCard, Refusal, Reply},
+    identity::SERVER_NAME,
+};
+use crate::farm::{
+    bytes::{Bytes, BytesMut},
+    frame::{
+        BULK_HEAD, CONTROL_BYTES_MAX, CONTROL_HEAD, Frame, FrameError, bulk_lengths, control_length,
+    },
+    link::Outbox,
+    work::WorkError,
+};
+
+/// No greeting and no answer to one is longer.
+const GREETING_BYTES_MAX: usize = 64 << 10;
+/// Whoever calls says why within this time.
+const GREETING_TIME: Duration = Duration::from_secs(5);
+/// Control frames that are written at once.
+const BATCH_BYTES: usize = 64 << 10;
+
+/// Codes with which connections are closed.
+pub mod code {
+    use quinn::VarInt;
+
+    /// Nothing more to say.
+    pub const DONE: VarInt = VarInt::from_u32(0);
+    pub const REFUSED: VarInt = VarInt::from_u32(1);
+    /// The other side broke the protocol.
+    pub const NONSENSE: VarInt = VarInt::from_u32(2);
+    /// The other side was silent for too long.
+    pub const SILENT: VarInt = VarInt::from_u32(3);
+}
+
+/// Why a call came to nothing.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("does not answer on UDP {0}: not running, or a firewall between")]
+    Silent(SocketAddr),
+    #[error("{0}")]
+    Stranger(String),
+    #[error("{0}")]
+    Refused(Refusal),
+    #[error("the connection broke: {0}")]
+    Lost(String),
+}
+
+/// A call that was welcome.
+pub struct Called {
+    pub connection: Connection,
+    pub card: NodeCard,
+    send: SendStream,
+    recv: RecvStream,
+}
+
+/// Says in plain words why a connection could not be made or has ended.
+pub fn plain(why: &ConnectionError) -> String {
+    let code = match why {
+        ConnectionError::TransportError(e) => Some(e.code),
+        ConnectionError::ConnectionClosed(e) => Some(e.error_code),
+        ConnectionError::VersionMismatch
+        | ConnectionError::ApplicationClosed(_)
+        | ConnectionError::Reset
+        | ConnectionError::TimedOut
+        | ConnectionError::LocallyClosed
+        | ConnectionError::CidsExhausted => None,
+    };
+    // TLS alerts, RFC 8446, 6.2.
+    let alert = |n| Some(TransportErrorCode::crypto(n));
+    if code.is_some() && (code == alert(48) || code == alert(51)) {
+        "belongs to another farm: the farm keys differ".to_owned()
+    } else if code.is_some() && code == alert(116) {
+        "has no farm key".to_owned()
+    } else if code.is_some() && code == alert(45) {
+        format!(
+            "the certificate that one side was lent is not valid any more, or a clock is wrong ({why})"
+        )
+    } else if code.is_some() && code == alert(120) {
+        "speaks another protocol: it is something else, or of another release".to_owned()
+    } else {
+        match why {
+            ConnectionError::TimedOut => "no word for too long".to_owned(),
+            ConnectionError::Reset => "it was restarted".to_owned(),
+            ConnectionError::ApplicationClosed(close) if !close.reason.is_empty() => {
+                String::from_utf8_lossy(&close.reason).into_owned()
+            }
+            other => other.to_string(),
+        }
+    }
+}
+
+fn is_about_keys(why: &ConnectionError) -> bool {
+    let code = match why {
+        ConnectionError::TransportError(e) => e.code,
+        ConnectionError::ConnectionClosed(e) => e.error_code,
+        ConnectionError::VersionMismatch
+        | ConnectionError::ApplicationClosed(_)
+        | ConnectionError::Reset
+        | ConnectionError::TimedOut
+        | ConnectionError::LocallyClosed
+        | ConnectionError::CidsExhausted => return false,
+    };
+    (0..=255).any(|alert| code == TransportErrorCode::crypto(alert))
+}
+
+/// Calls a node and greets it. Nothing takes longer than `within`.
+pub async fn call(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    greeting: &Greeting,
+    within: Duration,
+) -> Result<Called, CallError> {
+    let connecting = endpoint
+        .connect(address, SERVER_NAME)
+        .map_err(|why| CallError::Lost(why.to_string()))?;
+    let connection = match timeout(within, connecting).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(why)) => return Err(broken(&why, address)),
+        Err(_) => return Err(CallError::Silent(address)),
+    };
+    // In TLS 1.3 the caller is done before it has been accepted: only an answer tells.
+    match timeout(within, greet(&connection, greeting)).await {
+        Ok(Ok((Reply::Welcome(card), send, recv))) => Ok(Called {
+            connection,
+            card,
+            send,
+            recv,
+        }),
+        Ok(Ok((Reply::Refused(refusal), ..))) => {
+            connection.close(code::DONE, b"");
+            Err(CallError::Refused(refusal))
+        }
+        Ok(Err(broke)) => match connection.close_reason() {
+            Some(why) => Err(broken(&why, address)),
+            None => {
+                connection.close(code::NONSENSE, b"");
+                Err(CallError::Lost(broke))
+            }
+        },
+        Err(_) => {
+            connection.close(code::SILENT, b"");
+            Err(CallError::Silent(address))
+        }
+    }
+}
+
+fn broken(why: &ConnectionError, address: SocketAddr) -> CallError {
+    match why {
+        ConnectionError::TimedOut => CallError::Silent(address),
+        why if is_about_keys(why) => CallError::Stranger(plain(why)),
+        why => CallError::Lost(plain(why)),
+    }
+}
+
+async fn greet(
+    connection: &Connection,
+    greeting: &Greeting,
+) -> Result<(Reply, SendStream, RecvStream), String> {
+    let (mut send, mut recv) = connection.open_bi().await.map_err(|e| plain(&e))?;
+    send.write_all(&named(greeting))
+        .await
+        .map_err(|e| e.to_string())?;
+    let reply = words(&mut recv).await?;
+    Ok((reply, send, recv))
+}
+
+/// A message with the names of its fields, as greetings are sent.
+fn named<T: Serialize>(message: &T) -> Vec<u8> {
+    let body = rmp_serde::to_vec_named(message).expect("messages are plain data");
+    crate::farm::frame::control_frame(&body)
+}
+
+/// Reads one greeting or answer.
+async fn words<T: DeserializeOwned>(recv: &mut RecvStream) -> Result<T, String> {
+    let frame = control(recv, GREETING_BYTES_MAX)
+        .await
+        .map_err(|e| e.to_string())?
+        .ok_or("it hung up")?;
+    crate::farm::frame::decode_control(&frame).map_err(|e| e.to_string())
+}
+
+/// A call that came in; to be answered.
+pub struct Incoming {
+    pub connection: Connection,
+    pub greeting: Greeting,
+    send: SendStream,
+    recv: RecvStream,
+}
+
+/// Hears why somebody calls. A caller that says nothing, or nonsense, is hung up on; the reason is returned.
+pub async fn hear(connection: Connection) -> Result<Incoming, String> {
+    let heard = timeout(GREETING_TIME, async {
+        let (send, mut recv) = connection.accept_bi().await.map_err(|e| plain(&e))?;
+        let greeting: Greeting = words(&mut recv).await?;
+        Ok((send, recv, greeting))
+    })
+    .await
+    .unwrap_or_else(|_| Err("it said nothing".to_owned()));
+    match heard {
+        Ok((send, recv, greeting)) => Ok(Incoming {
+            connection,
+            greeting,
+            send,
+            recv,
+        }),
+        Err(why) => {
+            connection.close(code::NONSENSE, why.as_bytes());
+            Err(why)
+        }
+    }
+}
+
+impl Incoming {
+    /// Says no, and waits until that was heard or cannot be.
+    pub async fn refuse(mut self, refusal: Refusal) {
+        let said = async {
+            let _ = self.send.write_all(&named(&Reply::Refused(refusal))).await;
+            let _ = self.send.finish();
+            self.connection.closed().await;
+        };
+        let _ = timeout(GREETING_TIME, said).await;
+        self.connection.close(code::REFUSED, b"");
+    }
+
+    /// Says yes.
+    pub async fn welcome(mut self, card: NodeCard) -> Result<Called, String> {
+        self.send
+            .write_all(&named(&Reply::Welcome(card.clone())))
+            .await
+            .map_err(|e| e.to_string())?;
+        Ok(Called {
+            connection: self.connection,
+            card,
+            send: self.send,
+            recv: self.recv,
+        })
+    }
+}
+
+/// Who takes what comes in on a link.
+pub trait Taker: Send + Sync + 'static {
+    /// False: there is nobody any more who would read it.
+    fn frame(&self, frame: Frame) -> bool;
+    /// The link has ended, for this reason. Called once.
+    fn end(&self, why: String);
+}
+
+impl Called {
+    /// Runs the link until one side ends it: what comes goes to `taker`, what is put into the outbox is sent. When all
+    /// hands on the outbox are gone, what is in it is sent and the other side is told that no more will come. The queues
+    /// behind the outbox have no bound of their own: what is in them is bounded by those who send (open requests,
+    /// unacknowledged deliveries, assigned tasks).
+    pub fn run(self, taker: impl Taker) -> (Connection, Outbox) {
+        let Self {
+            connection,
+            send,
+            recv,
+            card: _,
+        } = self;
+        let (control, control_queue) = unbounded_channel();
+        let (bulk, bulk_queue) = unbounded_channel();
+        let outbox = Outbox::new(move |frame| match frame {
+            Frame::Control(bytes) => control.send(bytes).is_ok(),
+            Frame::Bulk { head, payload } => bulk.send((head, payload)).is_ok(),
+        });
+        let link = connection.clone();
+        tokio::spawn(async move {
+            let writers = async {
+                let written = tokio::try_join!(
+                    write_control(send, control_queue),
+                    write_bulk(&link, bulk_queue)
+                );
+                if let Err(why) = written {
+                    return why;
+                }
+                // All is said; what the other side still says is heard.
+                plain(&link.closed().await)
+            };
+            let why = tokio::select! {
+                why = read_control(recv, &taker) => why,
+                why = read_bulk(&link, &taker) => why,
+                why = writers => why,
+            };
+            let why = link.close_reason().map_or(why, |e| plain(&e));
+            link.close(code::DONE, b"");
+            taker.end(why);
+        });
+        (connection, outbox)
+    }
+}
+
+/// One control frame; none at the end of the stream.
+async fn control(recv: &mut RecvStream, bytes_max: usize) -> Result<Option<Vec<u8>>, ReadError> {
+    let mut frame = vec![0; CONTROL_HEAD];
+    match recv.read_exact(&mut frame).await {
+        Ok(()) => {}
+        Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
+        Err(why) => return Err(why.into()),
+    }
+    let length = control_length(&frame)?;
+    if length > bytes_max {
+        return Err(FrameError::TooLong {
+            claimed: length as u64,
+            limit: bytes_max as u64,
+        }
+        .into());
+    }
+    frame.resize(CONTROL_HEAD + length, 0);
+    recv.read_exact(&mut frame[CONTROL_HEAD..]).await?;
+    Ok(Some(frame))
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error("{0}")]
+    Stream(#[from] ReadExactError),
+    #[error("a frame {0}")]
+    Frame(#[from] FrameError),
+    #[error("{0}")]
+    Memory(#[from] WorkError),
+}
+
+/// Reads until the end; says why it ended.
+async fn read_control(mut recv: RecvStream, taker: &impl Taker) -> String {
+    loop {
+        match control(&mut recv, CONTROL_BYTES_MAX).await {
+            Ok(Some(frame)) => {
+                if !taker.frame(Frame::Control(frame)) {
+                    return "nobody reads any more".to_owned();
+                }
+            }
+            Ok(None) => return "it hung up".to_owned(),
+            Err(why) => return why.to_string(),
+        }
+    }
+}
+
+async fn read_bulk(connection: &Connection, taker: &impl Taker) -> String {
+    let mut recv = match connection.accept_uni().await {
+        Ok(recv) => recv,
+        Err(why) => return plain(&why),
+    };
+    loop {
+        match bulk(&mut recv).await {
+            Ok(Some(frame)) => {
+                if !taker.frame(frame) {
+                    return "nobody reads any more".to_owned();
+                }
+            }
+            // No more blocks; there may be messages.
+            Ok(None) => return plain(&connection.closed().await),
+            Err(why) => return why.to_string(),
+        }
+    }
+}
+
+async fn bulk(recv: &mut RecvStream) -> Result<Option<Frame>, ReadError> {
+    let mut head = vec![0; BULK_HEAD];
+    match recv.read_exact(&mut head).await {
+        Ok(()) => {}
+        Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
+        Err(why) => return Err(why.into()),
+    }
+    let lengths = bulk_lengths(&head)?;
+    head.resize(BULK_HEAD + 8 * lengths.set_words as usize, 0);
+    recv.read_exact(&mut head[BULK_HEAD..]).await?;
+    // Memory that is claimed and never sent is never touched, so it costs nothing.
+    let mut payload = BytesMut::zeroed(lengths.payload as usize)?;
+    recv.read_exact(payload.as_bytes_mut()).await?;
+    let payload = payload.freeze();
+    Ok(Some(Frame::Bulk { head, payload }))
+}
+
+async fn write_control(
+    mut send: SendStream,
+    mut queue: UnboundedReceiver<Vec<u8>>,
+) -> Result<(), String> {
+    while let Some(mut batch) = queue.recv().await {
+        while batch.len() < BATCH_BYTES
+            && let Ok(more) = queue.try_recv()
+        {
+            batch.extend_from_slice(&more);
+        }
+        send.write_all(&batch).await.map_err(|e| e.to_string())?;
+    }
+    let _ = send.finish();
+    Ok(())
+}
+
+async fn write_bulk(
+    connection: &Connection,
+    mut queue: UnboundedReceiver<(Vec<u8>, Bytes)>,
+) -> Result<(), String> {
+    let mut stream = None;
+    while let Some((head, payload)) = queue.recv().await {
+        let send = match &mut stream {
+            Some(send) => send,
+            none => none.insert(connection.open_uni().await.map_err(|e| plain(&e))?),
+        };
+        let mut chunks = [head.into(), bytes::Bytes::from_owner(payload)];
+        send.write_all_chunks(&mut chunks)
+            .await
+            .map_err(|e| e.to_string())?;
+    }
+    if let Some(mut send) = stream {
+        let _ = send.finish();
+    }
+    Ok(())
+}

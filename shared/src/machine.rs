@@ -10,6 +10,59 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Cores that this process may run on, two threads of one core counted once: sparse products are bound by memory, and the
+/// second thread of a core brings none.
+pub fn physical_cores() -> usize {
+    let allowed = cores();
+    physical_of(Path::new("/sys/devices/system/cpu"), &affinity())
+        .map_or(allowed, |physical| physical.clamp(1, allowed))
+}
+
+#[cfg(target_os = "linux")]
+fn affinity() -> Vec<usize> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else {
+        return Vec::new();
+    };
+    (0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|&cpu| set.is_set(cpu))
+        .collect()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn affinity() -> Vec<usize> {
+    Vec::new()
+}
+
+/// How many cores these processors are threads of, where the system tells.
+fn physical_of(root: &Path, processors: &[usize]) -> Option<usize> {
+    let mut cores = std::collections::BTreeSet::new();
+    for cpu in processors {
+        let file = root.join(format!("cpu{cpu}/topology/thread_siblings_list"));
+        cores.insert(std::fs::read_to_string(file).ok()?);
+    }
+    (!cores.is_empty()).then_some(cores.len())
+}
+
+/// Load average of the last minute, where the system tells.
+pub fn load() -> Option<f32> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
+/// This machine's name, as it calls itself. It is shown to people, never looked up.
+pub fn host() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
+}
+
+/// Who runs this process.
+pub fn user() -> String {
+    ["USER", "LOGNAME", "USERNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()))
+        .unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
+}
+
 /// Bytes of memory that this process may use at most: the machine's, or the tightest limit of its control groups.
 pub fn memory() -> u64 {
     let machine = std::fs::read_to_string("/proc/meminfo")
@@ -75,6 +128,20 @@ mod tests {
     fn the_machine_has_a_core_and_some_memory() {
         assert!(cores() >= 1);
         assert!(memory() >= 1 << 20);
+    }
+
+    #[test]
+    fn two_threads_of_a_core_count_once() {
+        let root = tempfile::tempdir().unwrap();
+        for (cpu, siblings) in [(0, "0,2"), (1, "1,3"), (2, "0,2"), (3, "1,3")] {
+            let dir = root.path().join(format!("cpu{cpu}/topology"));
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join("thread_siblings_list"), siblings).unwrap();
+        }
+        assert_eq!(physical_of(root.path(), &[0, 1, 2, 3]), Some(2));
+        assert_eq!(physical_of(root.path(), &[0, 2]), Some(1));
+        assert_eq!(physical_of(root.path(), &[0, 7]), None);
+        assert!((1..=cores()).contains(&physical_cores()));
     }
 
     #[test]
