@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use serde_json::json;
+use shared::net::discovery::HostPort;
 
 use super::{End, Global, out, say};
 use crate::job::overrides::Overrides;
 use crate::job::resolve;
-use crate::job::resolved::{Duplicates, Field, Job, Precision};
+use crate::job::resolved::{Duplicates, Farm, Field, Job, Otherwise, Precision};
+use crate::job::span;
 use crate::report::numbers::{count, table};
 use shared::size;
 
@@ -60,6 +62,34 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<(), End> {
     Ok(())
 }
 
+fn farm(farm: &Farm) -> String {
+    if farm.embedded {
+        return "none: works in this process alone".into();
+    }
+    let mut parts = Vec::new();
+    if farm.discover {
+        parts.push(match &farm.interface {
+            Some(name) => format!("nodes found on {name}"),
+            None => "nodes found on the network".to_owned(),
+        });
+    }
+    parts.extend(farm.nodes.iter().map(HostPort::to_string));
+    parts.extend(farm.ssh.iter().map(|host| format!("{host} by SSH")));
+    if parts.is_empty() {
+        parts.push("nobody".into());
+    }
+    let otherwise = match farm.otherwise {
+        Otherwise::Embedded => "work in this process alone",
+        Otherwise::Fail => "fail",
+    };
+    format!(
+        "{}; with fewer than {} after {}: {otherwise}",
+        parts.join(", "),
+        farm.at_least,
+        span::show(farm.window)
+    )
+}
+
 fn lines(job: &Job, head: Vec<(String, String)>) -> Vec<Vec<String>> {
     let field = |field: &Field| match field {
         Field::Name(name) => name.clone(),
@@ -108,6 +138,7 @@ fn lines(job: &Job, head: Vec<(String, String)>) -> Vec<Vec<String>> {
                 resources.cores
             ),
         ),
+        ("Farm".into(), farm(&job.farm)),
         (
             "Cache".into(),
             format!(

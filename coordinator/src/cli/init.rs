@@ -189,6 +189,9 @@ directory = \"factors\"
 # memory = \"4 GiB\"          # half of what the machine has, if left out
 # cores = 2                 # all, if left out
 
+# [farm]
+# nodes = [\"big1\"]          # machines that run svdnode are found by themselves; name those that are not
+
 # [report]
 # names = {{ path = \"movies.csv\", label = \"movieId\", name = \"title\" }}
 # nearest = [\"Toy Story (1995)\"]

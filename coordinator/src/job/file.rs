@@ -1,13 +1,16 @@
 //! The job file as it is written: every value with its place, nothing filled in.
 
 use std::ops::Range;
+use std::time::Duration;
 
+use shared::net::discovery::HostPort;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, nearest};
-use super::resolved::{Duplicates, Field, Precision};
+use super::resolved::{Duplicates, Field, Otherwise, Precision};
 use super::size::{self, Memory};
+use super::span;
 
 /// A job file. What is absent is `None`.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +19,7 @@ pub struct JobFile {
     pub factor: Factor,
     pub output: Output,
     pub resources: Resources,
+    pub farm: Farm,
     pub report: Report,
 }
 
@@ -54,6 +58,17 @@ pub struct Resources {
 }
 
 #[derive(Clone, Debug, Default)]
+pub struct Farm {
+    pub discover: Option<Spanned<bool>>,
+    pub nodes: Option<Vec<Spanned<HostPort>>>,
+    pub ssh: Option<Vec<Spanned<String>>>,
+    pub window: Option<Spanned<Duration>>,
+    pub at_least: Option<Spanned<u32>>,
+    pub otherwise: Option<Spanned<Otherwise>>,
+    pub interface: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     pub names: Option<Names>,
     pub nearest: Option<Vec<Spanned<String>>>,
@@ -89,6 +104,18 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ),
     ("output", &["directory"]),
     ("resources", &["memory", "cores", "cache", "cache_max"]),
+    (
+        "farm",
+        &[
+            "discover",
+            "nodes",
+            "ssh",
+            "window",
+            "at_least",
+            "otherwise",
+            "interface",
+        ],
+    ),
     ("report", &["names", "nearest"]),
 ];
 
@@ -118,6 +145,15 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("threads", "cores"),
     ("cpus", "cores"),
     ("ram", "memory"),
+    ("hosts", "nodes"),
+    ("workers", "nodes"),
+    ("machines", "nodes"),
+    ("timeout", "window"),
+    ("wait", "window"),
+    ("min_nodes", "at_least"),
+    ("minimum", "at_least"),
+    ("fallback", "otherwise"),
+    ("nic", "interface"),
 ];
 
 /// Reads the text of a job file and adds every problem found to `problems`.
@@ -154,6 +190,7 @@ pub fn read(text: &str, problems: &mut Vec<Problem>) -> JobFile {
             "factor" => file.factor = section.factor(),
             "output" => file.output = section.output(),
             "resources" => file.resources = section.resources(),
+            "farm" => file.farm = section.farm(),
             "report" => file.report = section.report(),
             _ => {
                 let names = SECTIONS.iter().map(|(name, _)| *name);
@@ -166,7 +203,7 @@ pub fn read(text: &str, problems: &mut Vec<Problem>) -> JobFile {
                     None => Problem::new(
                         key.span(),
                         format!("unknown section [{name}]"),
-                        "expected one of [matrix], [factor], [output], [resources], [report]",
+                        "expected one of [matrix], [factor], [output], [resources], [farm], [report]",
                     ),
                 };
                 problems.push(problem);
@@ -393,6 +430,27 @@ impl<'a, 'i> Section<'a, 'i> {
         }
     }
 
+    fn farm(&mut self) -> Farm {
+        self.unknown_keys(&[]);
+        Farm {
+            discover: self.truth("discover"),
+            nodes: self.list("nodes", "[\"big1\", \"10.0.0.5:24741\"]", str::parse),
+            ssh: self.list("ssh", "[\"alice@big1\", \"big2\"]", destination),
+            window: self.time("window"),
+            at_least: self.whole("at_least", 1, 1 << 16).map(narrow),
+            otherwise: self.choice(
+                "otherwise",
+                &[("embedded", Otherwise::Embedded), ("fail", Otherwise::Fail)],
+                |word| match word.to_lowercase().as_str() {
+                    "local" | "alone" => Some("that is \"embedded\" here".into()),
+                    "error" | "exit" | "stop" => Some("that is \"fail\" here".into()),
+                    _ => None,
+                },
+            ),
+            interface: self.word("interface", "an interface such as \"eth0\""),
+        }
+    }
+
     fn report(&mut self) -> Report {
         self.unknown_keys(&[]);
         let names = match self.value("names").map(|v| (v.span(), v.get_ref())) {
@@ -417,36 +475,7 @@ impl<'a, 'i> Section<'a, 'i> {
                 None
             }
         };
-        let nearest = match self.value("nearest").map(|v| (v.span(), v.get_ref())) {
-            None => None,
-            Some((_, DeValue::Array(list))) => {
-                let mut found = Vec::new();
-                for item in list.iter() {
-                    match item.get_ref() {
-                        DeValue::String(text) => {
-                            found.push(Spanned::new(item.span(), text.to_string()));
-                        }
-                        other => self.problems.push(Problem::new(
-                            item.span(),
-                            "[report] nearest has an item of the wrong type",
-                            format!("expected text in quotes, found {}", kind(other)),
-                        )),
-                    }
-                }
-                Some(found)
-            }
-            Some((span, other)) => {
-                self.problems.push(Problem::new(
-                    span,
-                    "[report] nearest has the wrong type",
-                    format!(
-                        "expected a list such as [\"Heat (1995)\"], found {}",
-                        kind(other)
-                    ),
-                ));
-                None
-            }
-        };
+        let nearest = self.list("nearest", "[\"Heat (1995)\"]", |text| Ok(text.to_owned()));
         Report { names, nearest }
     }
 
@@ -520,6 +549,103 @@ impl<'a, 'i> Section<'a, 'i> {
                 None
             }
         }
+    }
+
+    fn word(&mut self, key: &str, expected: &str) -> Option<Spanned<String>> {
+        let value = self.value(key)?;
+        let span = value.span();
+        match value.get_ref() {
+            DeValue::String(text) if text.trim().is_empty() => {
+                self.problems.push(Problem::new(
+                    span,
+                    format!("[{}] {key} is empty", self.name),
+                    format!("expected {expected}"),
+                ));
+                None
+            }
+            DeValue::String(text) => Some(Spanned::new(span, text.trim().to_owned())),
+            other => {
+                self.wrong_type(key, span, expected, other);
+                None
+            }
+        }
+    }
+
+    fn truth(&mut self, key: &str) -> Option<Spanned<bool>> {
+        let value = self.value(key)?;
+        let span = value.span();
+        match value.get_ref() {
+            DeValue::Boolean(truth) => Some(Spanned::new(span, *truth)),
+            other => {
+                self.wrong_type(key, span, "true or false", other);
+                None
+            }
+        }
+    }
+
+    /// Each item is read by `parse`, and its problems stand where it stands.
+    fn list<T>(
+        &mut self,
+        key: &str,
+        example: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<Spanned<T>>> {
+        let (span, value) = self.value(key).map(|v| (v.span(), v.get_ref()))?;
+        let DeValue::Array(list) = value else {
+            self.problems.push(Problem::new(
+                span,
+                format!("[{}] {key} has the wrong type", self.name),
+                format!("expected a list such as {example}, found {}", kind(value)),
+            ));
+            return None;
+        };
+        let mut found = Vec::new();
+        for item in list.iter() {
+            match item.get_ref() {
+                DeValue::String(text) => match parse(text) {
+                    Ok(read) => found.push(Spanned::new(item.span(), read)),
+                    Err(reason) => self.problems.push(Problem::new(
+                        item.span(),
+                        format!("[{}] {key} cannot hold {text:?}", self.name),
+                        reason,
+                    )),
+                },
+                other => self.problems.push(Problem::new(
+                    item.span(),
+                    format!("[{}] {key} has an item of the wrong type", self.name),
+                    format!("expected text in quotes, found {}", kind(other)),
+                )),
+            }
+        }
+        Some(found)
+    }
+
+    fn time(&mut self, key: &str) -> Option<Spanned<Duration>> {
+        let value = self.value(key)?;
+        let span = value.span();
+        match value.get_ref() {
+            DeValue::String(text) => match span::parse(text) {
+                Ok(time) => return Some(Spanned::new(span, time)),
+                Err(reason) => self.problems.push(Problem::new(
+                    span,
+                    format!("[{}] {key} is not a time", self.name),
+                    reason,
+                )),
+            },
+            DeValue::Integer(number) => self.problems.push(
+                Problem::new(
+                    span,
+                    format!("[{}] {key} has no unit", self.name),
+                    "expected a time such as \"3 s\"",
+                )
+                .help(format!(
+                    "for seconds write  {key} = \"{} s\"",
+                    number.as_str()
+                )),
+            ),
+            other => self.wrong_type(key, span, "a time such as \"3 s\"", other),
+        }
+        None
     }
 
     fn field(&mut self, key: &str) -> Option<Spanned<Field>> {
@@ -711,6 +837,27 @@ fn unknown(
     }
     let keys: Vec<_> = known.iter().map(|key| format!("`{key}`")).collect();
     Problem::new(span, title, "no such key").help(format!("[{section}] has {}", keys.join(", ")))
+}
+
+/// Reads a host as `ssh` takes it.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn destination(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let strange = |c: char| c.is_whitespace() || c.is_control();
+    // What begins with a dash would be an option to ssh.
+    if text.is_empty() || text.starts_with('-') || text.contains(strange) {
+        return Err("expected a host as `ssh` takes it, such as \"alice@big1\"".into());
+    }
+    match text.rsplit_once(':') {
+        Some((host, port))
+            if !host.contains(':') && !port.is_empty() && port.parse::<u16>().is_ok() =>
+        {
+            Err(format!("a port stands like this:  \"ssh://{host}:{port}\""))
+        }
+        Some(_) | None => Ok(text.to_owned()),
+    }
 }
 
 fn narrow(number: Spanned<u64>) -> Spanned<u32> {

@@ -10,6 +10,7 @@ pub mod look;
 pub mod overrides;
 pub mod resolve;
 pub mod resolved;
+pub mod span;
 
 pub use shared::{machine, size};
 

@@ -1,11 +1,16 @@
 //! What flags of the command line may say instead of the job file.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::resolved::{Duplicates, Precision};
+use shared::net::discovery::HostPort;
+
+use super::file::destination;
+use super::resolved::{Duplicates, Otherwise, Precision};
 use super::size::{self, Memory};
+use super::span;
 
 /// Flags that stand above the job file. Paths are relative to the current directory.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -62,6 +67,57 @@ pub struct Overrides {
     /// Show the nearest neighbours of this column (may be repeated)
     #[arg(long, value_name = "NAME")]
     pub nearest: Vec<String>,
+
+    #[command(flatten)]
+    pub farm: FarmFlags,
+}
+
+/// Flags of the farm.
+#[derive(clap::Args, Clone, Debug, Default)]
+#[command(next_help_heading = "The farm: other machines that run svdnode")]
+pub struct FarmFlags {
+    #[command(flatten)]
+    pub find: FindFlags,
+
+    /// Start a node on this host by SSH, for the time of the job (may be repeated)
+    #[arg(long, value_name = "[USER@]HOST", value_parser = destination)]
+    pub ssh: Vec<String>,
+
+    /// Nodes to wait for before work starts
+    #[arg(long, value_name = "N", value_parser = at_least)]
+    pub at_least: Option<u32>,
+
+    /// What to do with fewer nodes: work in this process alone, or exit with code 5
+    #[arg(long, value_name = "WHAT", value_parser = otherwise())]
+    pub otherwise: Option<Otherwise>,
+
+    /// Work in this process alone, whoever else is there
+    #[arg(long, conflicts_with_all = ["node", "ssh", "at_least", "otherwise", "window", "interface"])]
+    pub embedded: bool,
+}
+
+/// Flags by which nodes are found.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct FindFlags {
+    /// Ask this node too, wherever it is (may be repeated)
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub node: Vec<HostPort>,
+
+    /// Ask only nodes that are named; look for no others
+    #[arg(long)]
+    pub no_discover: bool,
+
+    /// How long to look for nodes, such as "3s"
+    #[arg(long, value_name = "TIME", value_parser = span::parse)]
+    pub window: Option<Duration>,
+
+    /// Look on this network interface only
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+
+    /// The farm key, not the one of `svdjob farm show` (SVDJOB_FARM_KEY does the same)
+    #[arg(long, value_name = "FILE")]
+    pub farm_key: Option<PathBuf>,
 }
 
 fn rank(text: &str) -> Result<u32, String> {
@@ -85,6 +141,20 @@ fn duplicates() -> impl TypedValueParser<Value = Duplicates> {
         "last" => Duplicates::Last,
         _ => Duplicates::Error,
     })
+}
+
+fn otherwise() -> impl TypedValueParser<Value = Otherwise> {
+    PossibleValuesParser::new(["embedded", "fail"]).map(|word| match word.as_str() {
+        "fail" => Otherwise::Fail,
+        _ => Otherwise::Embedded,
+    })
+}
+
+fn at_least(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(nodes) if (1..=1 << 16).contains(&nodes) => Ok(nodes),
+        _ => Err("expected a whole number from 1 to 65536".into()),
+    }
 }
 
 fn memory(text: &str) -> Result<Memory, String> {

@@ -7,8 +7,10 @@ use toml::Spanned;
 
 use super::diagnostics::{Problem, Problems, Source};
 use super::file::{self, JobFile};
-use super::overrides::Overrides;
-use super::resolved::{FactorSpec, Field, Job, MatrixSpec, NamesSpec, ReportSpec, Resources};
+use super::overrides::{FarmFlags, Overrides};
+use super::resolved::{
+    FactorSpec, Farm, Field, Job, MatrixSpec, NamesSpec, Otherwise, ReportSpec, Resources,
+};
 use super::size::{self, Memory};
 use super::{DEFAULTS, machine};
 use crate::failure::{ExitCode, Failure};
@@ -299,6 +301,8 @@ fn fill(
             .map_or(Field::Number(2), |field| field.get_ref().clone()),
     });
 
+    let farm = fill_farm(&file.farm, &defaults.farm, &flags.farm, warnings);
+
     // Only now: without a path there is no job, but everything else has been looked at.
     let path = chosen(flags.input.as_deref(), file.matrix.path.as_ref(), base);
     if flags.input.is_some() {
@@ -319,8 +323,65 @@ fn fill(
         factor,
         directory,
         resources,
+        farm,
         report: ReportSpec { names, nearest },
     })
+}
+
+fn fill_farm(
+    file: &file::Farm,
+    defaults: &file::Farm,
+    flags: &FarmFlags,
+    warnings: &mut Vec<String>,
+) -> Farm {
+    fn list<T: Clone>(flags: &[T], file: Option<&Vec<Spanned<T>>>) -> Vec<T> {
+        if flags.is_empty() {
+            file.into_iter()
+                .flatten()
+                .map(|item| item.get_ref().clone())
+                .collect()
+        } else {
+            flags.to_vec()
+        }
+    }
+    let find = &flags.find;
+    let farm = Farm {
+        embedded: flags.embedded,
+        discover: first(
+            find.no_discover.then_some(false),
+            file.discover.as_ref(),
+            defaults.discover.as_ref(),
+        ),
+        nodes: list(&find.node, file.nodes.as_ref()),
+        ssh: list(&flags.ssh, file.ssh.as_ref()),
+        window: first(find.window, file.window.as_ref(), defaults.window.as_ref()),
+        at_least: first(
+            flags.at_least,
+            file.at_least.as_ref(),
+            defaults.at_least.as_ref(),
+        ),
+        otherwise: first(
+            flags.otherwise,
+            file.otherwise.as_ref(),
+            defaults.otherwise.as_ref(),
+        ),
+        interface: find
+            .interface
+            .clone()
+            .or_else(|| file.interface.as_ref().map(|name| name.get_ref().clone())),
+        key: find
+            .farm_key
+            .as_deref()
+            .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())),
+    };
+    let asked = farm.discover || !farm.nodes.is_empty() || !farm.ssh.is_empty();
+    if !asked && !farm.embedded && farm.otherwise == Otherwise::Fail {
+        warnings.push(
+            "the job wants a farm, but it looks for no nodes and names none, so there will be none"
+                .into(),
+        );
+    }
+    farm
 }
 
 /// Rows, columns and values must be three different fields.

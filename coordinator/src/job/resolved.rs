@@ -1,8 +1,12 @@
 //! A job with every default filled in and every path absolute: what the rest of the program works from.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use shared::net::discovery::HostPort;
+
+use super::span;
 
 /// A field of a delimited text file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -68,6 +72,41 @@ pub struct Resources {
     pub cache_max: u64,
 }
 
+/// What to do when fewer nodes are found than the job wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Otherwise {
+    /// Work in this process alone.
+    Embedded,
+    Fail,
+}
+
+/// `[farm]`: who else works on the job.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Farm {
+    /// Work in this process alone, whoever else is there.
+    pub embedded: bool,
+    /// Look for nodes on the network.
+    pub discover: bool,
+    /// Nodes to be asked by name.
+    pub nodes: Vec<HostPort>,
+    /// Hosts on which nodes are started, as `ssh` knows them.
+    pub ssh: Vec<String>,
+    /// How long to look before nobody is said to be there, and to wait for `at_least`.
+    #[serde(serialize_with = "as_text")]
+    pub window: Duration,
+    pub at_least: u32,
+    pub otherwise: Otherwise,
+    /// The only interface to look on.
+    pub interface: Option<String>,
+    /// The farm key, where the user named one.
+    pub key: Option<PathBuf>,
+}
+
+fn as_text<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&span::show(*span))
+}
+
 /// `[report]`: what to show of the result besides its numbers.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct ReportSpec {
@@ -93,5 +132,6 @@ pub struct Job {
     /// Where factors go.
     pub directory: PathBuf,
     pub resources: Resources,
+    pub farm: Farm,
     pub report: ReportSpec,
 }

@@ -1,10 +1,11 @@
 use std::path::Path;
+use std::time::Duration;
 
 use super::diagnostics::{Look, Source};
 use super::file;
 use super::overrides::Overrides;
 use super::resolve::{LoadError, Loaded, load, resolve};
-use super::resolved::{Duplicates, Field, Precision};
+use super::resolved::{Duplicates, Field, Otherwise, Precision};
 use super::size::Memory;
 use super::{DEFAULTS, machine};
 use crate::failure::{ExitCode, Failure};
@@ -46,6 +47,14 @@ fn the_shortest_job_has_every_default() {
     assert_eq!(job.resources.cores, machine::cores());
     assert_eq!(job.resources.cache_max, 64 << 30);
     assert!(job.resources.cache.is_absolute());
+    assert!(job.farm.discover && !job.farm.embedded);
+    assert!(job.farm.nodes.is_empty() && job.farm.ssh.is_empty());
+    assert_eq!(job.farm.window, Duration::from_secs(3));
+    assert_eq!(
+        (job.farm.at_least, job.farm.otherwise),
+        (1, Otherwise::Embedded)
+    );
+    assert_eq!((&job.farm.interface, &job.farm.key), (&None, &None));
     assert!(job.report.names.is_none() && job.report.nearest.is_empty());
 }
 
@@ -92,6 +101,14 @@ memory = "1.5 GiB"
 cores = 1
 cache = "cache"
 cache_max = 1048576
+[farm]
+discover = false
+nodes = ["big1", "[fd77::13]:24741"]
+ssh = ["alice@big2"]
+window = "500 ms"
+at_least = 2
+otherwise = "fail"
+interface = "eth1"
 [report]
 names = { path = "names.tsv", name = "title" }
 nearest = ["a", "b"]
@@ -106,6 +123,25 @@ nearest = ["a", "b"]
     assert_eq!(job.directory, Path::new("/out"));
     assert_eq!(job.resources.memory, 3 << 29);
     assert_eq!(job.resources.cache, Path::new("/data/cache"));
+    let farm = &job.farm;
+    assert!(!farm.discover);
+    assert_eq!(
+        farm.nodes,
+        ["big1", "[fd77::13]:24741"].map(|text| text.parse().unwrap())
+    );
+    assert_eq!(farm.ssh, ["alice@big2"]);
+    assert_eq!(
+        (farm.window, farm.at_least),
+        (Duration::from_millis(500), 2)
+    );
+    assert_eq!(farm.otherwise, Otherwise::Fail);
+    assert_eq!(farm.interface.as_deref(), Some("eth1"));
+    let object = serde_json::to_value(farm).unwrap();
+    assert_eq!(object["nodes"][1], "[fd77::13]:24741");
+    assert_eq!(
+        (&object["window"], &object["otherwise"]),
+        (&"500 ms".into(), &"fail".into())
+    );
     let names = job.report.names.unwrap();
     assert_eq!(names.label, Field::Number(1));
     assert_eq!(names.name, Field::Name("title".into()));
@@ -128,6 +164,79 @@ fn flags_stand_above_the_file() {
     assert_eq!(job.directory, Path::new("/out"));
     assert_eq!(job.resources.memory, machine::memory() / 10);
     assert_eq!(job.report.nearest, ["x"]);
+}
+
+#[test]
+fn flags_of_the_farm_stand_above_the_file() {
+    let mut flags = Overrides::default();
+    flags.farm.find.node = vec!["h2".parse().unwrap()];
+    flags.farm.find.no_discover = true;
+    flags.farm.find.farm_key = Some("/keys/farm.pem".into());
+    flags.farm.at_least = Some(3);
+    let text = "[matrix]\npath = \"r\"\n[farm]\nnodes = [\"h1\"]\nssh = [\"h3\"]\nat_least = 2\nwindow = \"9 s\"\n";
+    let farm = resolved_with(text, &flags).unwrap().job.farm;
+    assert_eq!(farm.nodes, ["h2".parse().unwrap()]);
+    assert_eq!(farm.ssh, ["h3"]);
+    assert!(!farm.discover);
+    assert_eq!((farm.at_least, farm.window), (3, Duration::from_secs(9)));
+    assert_eq!(farm.key.as_deref(), Some(Path::new("/keys/farm.pem")));
+    let warned =
+        resolved("[matrix]\npath = \"r\"\n[farm]\ndiscover = false\notherwise = \"fail\"\n");
+    assert!(
+        warned.warnings[0].contains("names none"),
+        "{:?}",
+        warned.warnings
+    );
+}
+
+#[test]
+fn problems_of_the_farm_are_told_where_they_stand() {
+    assert_eq!(
+        complaint_of("[farm]\nnodes = [\"big1\", \"alice@big2\", \"big3:x\"]\nwindow = 3\n"),
+        "\
+error: [farm] nodes cannot hold \"alice@big2\"
+ --> factor.toml:4:18
+  |
+4 | nodes = [\"big1\", \"alice@big2\", \"big3:x\"]
+  |                  ^^^^^^^^^^^^ a user belongs to SSH only: `ssh` starts nodes, `node` finds them
+
+error: [farm] nodes cannot hold \"big3:x\"
+ --> factor.toml:4:32
+  |
+4 | nodes = [\"big1\", \"alice@big2\", \"big3:x\"]
+  |                                ^^^^^^^^ a port is a number from 1 to 65535
+
+error: [farm] window has no unit
+ --> factor.toml:5:10
+  |
+5 | window = 3
+  |          ^ expected a time such as \"3 s\"
+  |
+  = help: for seconds write  window = \"3 s\"
+
+factor.toml: 3 problems; nothing was run
+"
+    );
+    let text = complaint_of(
+        "[farm]\ndiscover = \"yes\"\nssh = [\"-oProxyCommand=x\", \"big1:22\", 7]\nwindow = \"soon\"\nat_least = 0\n\
+         otherwise = \"local\"\ninterface = \"\"\nhosts = []\n[report]\nnodes = \"x\"\n",
+    );
+    for words in [
+        "expected true or false, found text in quotes",
+        "expected a host as `ssh` takes it",
+        "a port stands like this:  \"ssh://big1:22\"",
+        "[farm] ssh has an item of the wrong type",
+        "[farm] window is not a time",
+        "[farm] at_least is out of range",
+        "that is \"embedded\" here",
+        "[farm] interface is empty",
+        "did you mean `nodes`?",
+        "`nodes` belongs below [farm]",
+        "factor.toml: 10 problems; nothing was run",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(complaint_of("[frm]\n").contains("did you mean [farm]?"));
 }
 
 #[test]
