@@ -96,6 +96,8 @@ impl Links for InMemory {
     }
 
     fn meet(&mut self, _: &[Peer]) {}
+
+    fn shun(&mut self, _: AgentId) {}
 }
 
 impl Agents {
