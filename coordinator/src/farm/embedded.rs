@@ -192,6 +192,7 @@ pub fn run_embedded<W: Work, E>(
     drop(mailbox);
     let orders = Orders {
         plan,
+        inputs,
         config: SchedulerConfig {
             agents_expected: options.agents.len(),
             ..SchedulerConfig::default()

@@ -5,6 +5,7 @@
 
 mod drive;
 pub mod embedded;
+mod librarian;
 pub mod remote;
 
 use shared::farm::{frame::FrameError, graph::GraphError, ids::TaskId, work::WorkError};
