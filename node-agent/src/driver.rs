@@ -9,6 +9,7 @@ use std::{
 };
 
 use shared::farm::{
+    bytes::Bytes,
     contributions::Contributions,
     frame::{Bulk, BulkKind, Frame, FrameError, decode_control, plan_tag},
     ids::{AgentId, ContentHash},
@@ -48,6 +49,8 @@ pub trait Links: Send {
     fn answer(&mut self, whom: AgentId) -> Option<Outbox>;
     /// Those agents are there, too.
     fn meet(&mut self, peers: &[Peer]);
+    /// That agent breaks the protocol: have nothing more to do with it.
+    fn shun(&mut self, whom: AgentId);
 }
 
 /// Letters handled before actions are taken: enough to make messages of several tasks, few enough to stay prompt.
@@ -146,7 +149,29 @@ impl<W: Work, L: Links> Driver<W, L> {
         self.agent.handle(now, event);
     }
 
+    /// Handles a letter. Nonsense from the coordinator ends the job, nonsense from a peer ends that link.
     fn read(&mut self, letter: Letter) -> Result<(), AgentError> {
+        let peer = match &letter {
+            Letter::Peer(peer, _) => Some(*peer),
+            Letter::Coordinator(_)
+            | Letter::PeerGone(_)
+            | Letter::CoordinatorGone
+            | Letter::Report(_) => None,
+        };
+        match (self.understand(letter), peer) {
+            (Ok(Some(event)), _) => self.handle(event),
+            (Ok(None), _) => {}
+            (Err(why), Some(peer)) => {
+                tracing::warn!("nonsense from agent {}: a frame {why}", peer.0);
+                self.links.shun(peer);
+                self.handle(Event::PeerGone(peer));
+            }
+            (Err(why), None) => return Err(why.into()),
+        }
+        Ok(())
+    }
+
+    fn understand(&mut self, letter: Letter) -> Result<Option<Event<W>>, FrameError> {
         let event = match letter {
             Letter::Coordinator(Frame::Control(bytes)) => {
                 let message: ToAgent<W> = decode_control(&bytes)?;
@@ -175,6 +200,9 @@ impl<W: Work, L: Links> Driver<W, L> {
             }
             Letter::Peer(from, Frame::Control(bytes)) => {
                 let Fetch { request, name } = decode_control(&bytes)?;
+                if !self.hands.can_be(&name) {
+                    return Err(FrameError::Message(format!("there can be no {name:?}")));
+                }
                 Event::Asked {
                     from,
                     request,
@@ -185,13 +213,13 @@ impl<W: Work, L: Links> Driver<W, L> {
             | Letter::Peer(_, Frame::Bulk { head, payload }) => {
                 let bulk = Bulk::decode(&head, payload)?;
                 if bulk.plan != plan_tag(self.plan) {
-                    return Ok(());
+                    return Ok(None);
                 }
                 let what = match bulk.kind {
                     BulkKind::Block => Parcel::Block,
                     BulkKind::Partial => Parcel::Partial(bulk.set),
                     BulkKind::Nothing => Parcel::Nothing,
-                    BulkKind::Delivery => return Ok(()),
+                    BulkKind::Delivery => return Ok(None),
                 };
                 Event::Arrived {
                     request: bulk.request,
@@ -204,7 +232,7 @@ impl<W: Work, L: Links> Driver<W, L> {
             Letter::PeerGone(peer) => Event::PeerGone(peer),
             Letter::CoordinatorGone => {
                 self.abandoned = true;
-                return Ok(());
+                return Ok(None);
             }
             Letter::Report(Report::Ran { worker, yielded }) => Event::Ran {
                 worker,
@@ -230,8 +258,7 @@ impl<W: Work, L: Links> Driver<W, L> {
                 outcome: outcome.map(|bytes| self.hands.put(name, bytes)),
             },
         };
-        self.handle(event);
-        Ok(())
+        Ok(Some(event))
     }
 
     /// Does what the agent says; false when that is to stop.
@@ -326,20 +353,20 @@ pub fn bulk_answer(
     rest: u32,
     what: Answer,
 ) -> Bulk {
+    let nothing = || {
+        let payload = Bytes::copy_from(&[]).expect("nothing");
+        (BulkKind::Nothing, Contributions::default(), payload)
+    };
     let (kind, set, payload) = match what {
+        // A range that is not in the block is no reason to fall over.
+        Answer::Block(source) if !hands.reaches(&source) => nothing(),
         Answer::Block(source) => (
             BulkKind::Block,
             Contributions::default(),
             hands.block(&source),
         ),
         Answer::Partial { name, copy, set } => (BulkKind::Partial, set, hands.chunk(&name, copy)),
-        Answer::Nothing => (
-            BulkKind::Nothing,
-            Contributions::default(),
-            shared::farm::bytes::BytesMut::zeroed(0)
-                .expect("nothing")
-                .freeze(),
-        ),
+        Answer::Nothing => nothing(),
     };
     Bulk {
         kind,

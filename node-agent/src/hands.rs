@@ -165,6 +165,35 @@ impl Hands {
         }
     }
 
+    /// Whether there can be such a thing in this plan at all. Names come from other machines.
+    pub fn can_be(&self, name: &Name) -> bool {
+        match *name {
+            Name::Input(_) | Name::Result { range: None, .. } => true,
+            Name::Result {
+                range: Some((start, end)),
+                ..
+            } => start <= end,
+            Name::Chunk {
+                accumulator,
+                part,
+                chunk,
+            } => self
+                .accumulators
+                .get(accumulator.0 as usize)
+                .and_then(|a| a.parts.get(part as usize))
+                .is_some_and(|chunks| (chunk as usize) < chunks.len()),
+        }
+    }
+
+    /// Whether the block is here, and its range within it.
+    pub fn reaches(&self, source: &Source) -> bool {
+        self.blocks.get(&source.name).is_some_and(|bytes| {
+            source
+                .range
+                .is_none_or(|(start, end)| start <= end && end <= bytes.len() as u64)
+        })
+    }
+
     /// A chunk of one copy. From now on the copy is read only.
     pub fn chunk(&mut self, name: &Name, copy: u16) -> Bytes {
         let Name::Chunk {

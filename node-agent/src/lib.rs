@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod blocks;
+pub mod cli;
 pub mod driver;
 pub mod executor;
 pub mod hands;

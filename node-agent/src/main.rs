@@ -1,3 +1,5 @@
 //! `svdnode`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    node_agent::cli::main()
+}

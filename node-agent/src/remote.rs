@@ -153,6 +153,14 @@ impl Links for Remote {
         callers.get(&whom).cloned()
     }
 
+    fn shun(&mut self, whom: AgentId) {
+        self.asked.remove(&whom);
+        self.callers
+            .lock()
+            .expect("no panic while it is held")
+            .remove(&whom);
+    }
+
     fn meet(&mut self, peers: &[Peer]) {
         self.book.extend(peers.iter().map(|p| (p.agent, p.address)));
     }

@@ -18,7 +18,7 @@ use shared::{
     machine,
     net::{
         greeting::{Busy, JobCard, LEASE_MS, NodeCard, Purpose, Refusal},
-        link::{Called, Incoming, Taker, code, hear, plain},
+        link::{Called, Incoming, Taker, code, hear, is_about_keys, plain},
     },
 };
 use tokio::{runtime::Handle, sync::Notify, time::interval};
@@ -206,7 +206,11 @@ impl<W: Work> Service<W> {
         let connection = match incoming.await {
             Ok(connection) => connection,
             Err(why) => {
-                tracing::warn!("refused a call from {from}: the caller {}", plain(&why));
+                if is_about_keys(&why) {
+                    tracing::warn!("refused a call from {from}: the caller {}", plain(&why));
+                } else {
+                    tracing::debug!("a call from {from} came to nothing: {}", plain(&why));
+                }
                 return;
             }
         };

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
@@ -20,7 +21,10 @@ use shared::farm::{
     work::{Work, WorkError},
 };
 
-use super::{RunError, RunReport};
+use super::{
+    Inputs, RunError, RunReport,
+    librarian::{Kept, Librarian},
+};
 use crate::scheduler::{Action, Event, Progress, Scheduler, SchedulerConfig};
 
 /// What arrives in the coordinator's mailbox.
@@ -38,6 +42,8 @@ pub enum ToCoordinator {
 pub struct Orders<'a, E> {
     /// The plan's hash: the name of its results.
     pub plan: ContentHash,
+    /// Input blocks, for agents that have to ask for them.
+    pub inputs: Arc<dyn Inputs>,
     pub config: SchedulerConfig,
     /// The least time between two reports of progress within a stage.
     pub progress_ms_min: u64,
@@ -56,6 +62,7 @@ struct Run<'g, 'a, W: Work, E> {
     graph: &'g Graph<W>,
     orders: Orders<'a, E>,
     scheduler: Scheduler<'g, W>,
+    librarian: Librarian,
     outboxes: HashMap<AgentId, Outbox>,
     /// Delivered blocks that the scheduler has not spoken about yet.
     blocks: HashMap<TaskId, Bytes>,
@@ -71,8 +78,13 @@ pub fn drive<W: Work, E>(
     letters: &Receiver<ToCoordinator>,
 ) -> Result<RunReport, RunError<E>> {
     graph.validate()?;
+    // Nothing is kept yet.
+    let kept: Arc<Kept> = Arc::new(|_, _| None);
+    let librarian = Librarian::start(orders.plan, &orders.inputs, &kept)
+        .map_err(|why| RunError::Agent(format!("could not start a thread: {why}")))?;
     let mut run = Run {
         graph,
+        librarian,
         scheduler: Scheduler::new(graph, orders.plan, orders.config),
         orders,
         outboxes: HashMap::new(),
@@ -172,10 +184,23 @@ impl<W: Work, E> Run<'_, '_, W, E> {
                 self.outboxes.insert(agent, outbox);
                 return Ok(());
             }
-            ToCoordinator::Frame(agent, Frame::Control(bytes)) => Event::Said {
-                agent,
-                message: decode_control::<FromAgent>(&bytes)?,
-            },
+            ToCoordinator::Frame(agent, Frame::Control(bytes)) => {
+                match decode_control::<FromAgent>(&bytes)? {
+                    FromAgent::Fetch(fetch) => {
+                        if let Some(outbox) = self.outboxes.get(&agent) {
+                            self.librarian.ask(outbox.clone(), fetch);
+                        }
+                        return Ok(());
+                    }
+                    message @ (FromAgent::Hello(_)
+                    | FromAgent::Have(_)
+                    | FromAgent::Done { .. }
+                    | FromAgent::Returned(_)
+                    | FromAgent::Failed { .. }
+                    | FromAgent::Heartbeat(_)
+                    | FromAgent::Unreachable(_)) => Event::Said { agent, message },
+                }
+            }
             ToCoordinator::Frame(agent, Frame::Bulk { head, payload }) => {
                 let bulk = Bulk::decode(&head, payload)?;
                 match bulk.kind {

@@ -96,6 +96,8 @@ impl Links for InMemory {
     }
 
     fn meet(&mut self, _: &[Peer]) {}
+
+    fn shun(&mut self, _: AgentId) {}
 }
 
 impl Agents {
@@ -190,6 +192,7 @@ pub fn run_embedded<W: Work, E>(
     drop(mailbox);
     let orders = Orders {
         plan,
+        inputs,
         config: SchedulerConfig {
             agents_expected: options.agents.len(),
             ..SchedulerConfig::default()

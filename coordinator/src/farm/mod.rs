@@ -1,10 +1,12 @@
 //! Runs a plan: the scheduler, its agents, and the links between them.
 //!
-//! [`drive`] is the one loop; [`embedded`] gives it agents in this process, joined by in-memory links. Everything is as
-//! on many machines: the same messages, serialised, the same two machines.
+//! [`drive`] is the one loop. [`embedded`] gives it agents in this process, joined by in-memory links, [`remote`] agents on
+//! other machines. Everything else is the same: the same messages, serialised, the same two machines.
 
 mod drive;
 pub mod embedded;
+mod librarian;
+pub mod remote;
 
 use shared::farm::{frame::FrameError, graph::GraphError, ids::TaskId, work::WorkError};
 

@@ -65,6 +65,8 @@ pub enum CallError {
 pub struct Called {
     pub connection: Connection,
     pub card: NodeCard,
+    /// This side has called.
+    caller: bool,
     send: SendStream,
     recv: RecvStream,
 }
@@ -105,7 +107,8 @@ pub fn plain(why: &ConnectionError) -> String {
     }
 }
 
-fn is_about_keys(why: &ConnectionError) -> bool {
+/// Whether TLS is why: a key, a certificate, a protocol.
+pub fn is_about_keys(why: &ConnectionError) -> bool {
     let code = match why {
         ConnectionError::TransportError(e) => e.code,
         ConnectionError::ConnectionClosed(e) => e.error_code,
@@ -139,6 +142,7 @@ pub async fn call(
         Ok(Ok((Reply::Welcome(card), send, recv))) => Ok(Called {
             connection,
             card,
+            caller: true,
             send,
             recv,
         }),
@@ -247,6 +251,7 @@ impl Incoming {
         Ok(Called {
             connection: self.connection,
             card,
+            caller: false,
             send: self.send,
             recv: self.recv,
         })
@@ -261,47 +266,82 @@ pub trait Taker: Send + Sync + 'static {
     fn end(&self, why: String);
 }
 
+/// A link with its way out open, and nobody yet who takes what comes in.
+pub struct Opened {
+    called: Called,
+    control: UnboundedReceiver<Vec<u8>>,
+    bulk: UnboundedReceiver<(Vec<u8>, Bytes)>,
+}
+
 impl Called {
-    /// Runs the link until one side ends it: what comes goes to `taker`, what is put into the outbox is sent. When all
-    /// hands on the outbox are gone, what is in it is sent and the other side is told that no more will come. The queues
-    /// behind the outbox have no bound of their own: what is in them is bounded by those who send (open requests,
-    /// unacknowledged deliveries, assigned tasks).
-    pub fn run(self, taker: impl Taker) -> (Connection, Outbox) {
-        let Self {
-            connection,
-            send,
-            recv,
-            card: _,
-        } = self;
+    /// Opens the way out. What is put into the outbox is sent once the link [runs](Opened::run). The queues behind it have
+    /// no bound of their own: what is in them is bounded by those who send (open requests, unacknowledged deliveries,
+    /// assigned tasks).
+    pub fn open(self) -> (Outbox, Opened) {
         let (control, control_queue) = unbounded_channel();
         let (bulk, bulk_queue) = unbounded_channel();
         let outbox = Outbox::new(move |frame| match frame {
             Frame::Control(bytes) => control.send(bytes).is_ok(),
             Frame::Bulk { head, payload } => bulk.send((head, payload)).is_ok(),
         });
+        let opened = Opened {
+            called: self,
+            control: control_queue,
+            bulk: bulk_queue,
+        };
+        (outbox, opened)
+    }
+
+    /// [Opens](Called::open) the link and [runs](Opened::run) it.
+    pub fn run(self, taker: impl Taker) -> (Connection, Outbox) {
+        let (outbox, opened) = self.open();
+        (opened.run(taker), outbox)
+    }
+}
+
+impl Opened {
+    /// Runs the link until one side ends it: what comes goes to `taker`, what is put into the outbox is sent. When all
+    /// hands on the outbox are gone and the other side has everything, the caller hangs up; who was called waits for that.
+    pub fn run(self, taker: impl Taker) -> Connection {
+        let Self {
+            called:
+                Called {
+                    connection,
+                    card: _,
+                    caller,
+                    send,
+                    recv,
+                },
+            control,
+            bulk,
+        } = self;
         let link = connection.clone();
         tokio::spawn(async move {
             let writers = async {
-                let written = tokio::try_join!(
-                    write_control(send, control_queue),
-                    write_bulk(&link, bulk_queue)
-                );
-                if let Err(why) = written {
-                    return why;
+                let written =
+                    tokio::try_join!(write_control(send, control), write_bulk(&link, bulk));
+                match written {
+                    Err(why) => why,
+                    Ok(_) if caller => {
+                        link.close(code::DONE, b"");
+                        "all is said".to_owned()
+                    }
+                    Ok(_) => plain(&link.closed().await),
                 }
-                // All is said; what the other side still says is heard.
-                plain(&link.closed().await)
             };
             let why = tokio::select! {
-                why = read_control(recv, &taker) => why,
+                why = read_control(recv, &link, &taker) => why,
                 why = read_bulk(&link, &taker) => why,
                 why = writers => why,
             };
-            let why = link.close_reason().map_or(why, |e| plain(&e));
+            let why = match link.close_reason() {
+                None | Some(ConnectionError::LocallyClosed) => why,
+                Some(reason) => plain(&reason),
+            };
             link.close(code::DONE, b"");
             taker.end(why);
         });
-        (connection, outbox)
+        connection
     }
 }
 
@@ -337,7 +377,7 @@ enum ReadError {
 }
 
 /// Reads until the end; says why it ended.
-async fn read_control(mut recv: RecvStream, taker: &impl Taker) -> String {
+async fn read_control(mut recv: RecvStream, connection: &Connection, taker: &impl Taker) -> String {
     loop {
         match control(&mut recv, CONTROL_BYTES_MAX).await {
             Ok(Some(frame)) => {
@@ -345,7 +385,8 @@ async fn read_control(mut recv: RecvStream, taker: &impl Taker) -> String {
                     return "nobody reads any more".to_owned();
                 }
             }
-            Ok(None) => return "it hung up".to_owned(),
+            // No more messages; there may be blocks.
+            Ok(None) => return plain(&connection.closed().await),
             Err(why) => return why.to_string(),
         }
     }
@@ -399,7 +440,7 @@ async fn write_control(
         }
         send.write_all(&batch).await.map_err(|e| e.to_string())?;
     }
-    let _ = send.finish();
+    finish(send).await;
     Ok(())
 }
 
@@ -418,8 +459,14 @@ async fn write_bulk(
             .await
             .map_err(|e| e.to_string())?;
     }
-    if let Some(mut send) = stream {
-        let _ = send.finish();
+    if let Some(send) = stream {
+        finish(send).await;
     }
     Ok(())
+}
+
+/// Ends a stream, and waits until the other side has all of it.
+async fn finish(mut send: SendStream) {
+    let _ = send.finish();
+    let _ = send.stopped().await;
 }

@@ -1,0 +1,460 @@
+//! Agents on other machines.
+//!
+//! A search says where nodes may be; each is called, and again when it is lost or busy, for as long as the run lasts.
+//! Whoever says welcome becomes an agent: its number is given here, its link leads into the mailbox of the run, and all
+//! agents are told of each other before any of them is named as a holder.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::SocketAddr,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use quinn::{Connection, Endpoint};
+use shared::{
+    farm::{
+        frame::{Frame, encode_control},
+        ids::AgentId,
+        link::Outbox,
+        message::{PROTOCOL, Peer, ToAgent},
+    },
+    net::{
+        discovery::{Heard, Search, SearchOptions, Searched, search},
+        endpoint::{EndpointError, caller},
+        greeting::{Greeting, JobCard, NodeCard, Purpose, Refusal},
+        identity::{Fingerprint, Identity},
+        link::{CallError, Called, Taker, call},
+    },
+};
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::JoinSet,
+    time::sleep,
+};
+
+use super::ToCoordinator;
+
+/// A call that is not answered for so long is given up.
+const CALL_TIME: Duration = Duration::from_secs(3);
+/// Addresses of one node are tried one after the other, without waiting for the one before to fail.
+const NEXT_ADDRESS: Duration = Duration::from_millis(200);
+/// A node that was lost or is busy is called again after so long; one that never answered, ever more seldom.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_SELDOM: Duration = Duration::from_secs(15);
+/// What is still on its way when a run ends gets so long.
+const FAREWELL: Duration = Duration::from_secs(2);
+const STOP_POLL: Duration = Duration::from_millis(50);
+
+/// Where to look for nodes, and for what.
+pub struct FarmOptions {
+    pub identity: Identity,
+    pub search: SearchOptions,
+    pub job: JobCard,
+}
+
+/// A node that works for this run.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub agent: AgentId,
+    pub card: NodeCard,
+    pub address: SocketAddr,
+    /// Bytes sent to it and received from it so far, with everything that UDP carries.
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    /// The link has ended, for this reason.
+    pub ended: Option<String>,
+}
+
+/// The nodes of a run, found and to be found.
+pub struct Farm {
+    /// Taken when the farm is dropped.
+    runtime: Option<Runtime>,
+    shared: Arc<Shared>,
+    letters: Receiver<ToCoordinator>,
+}
+
+struct Shared {
+    endpoint: Endpoint,
+    job: JobCard,
+    fingerprint: Fingerprint,
+    mailbox: Sender<ToCoordinator>,
+    roster: Mutex<Roster>,
+    joined: Condvar,
+    closing: AtomicBool,
+}
+
+#[derive(Default)]
+struct Roster {
+    members: BTreeMap<AgentId, Row>,
+    /// Nodes that are members now or are being called, by the number of their start.
+    engaged: HashSet<u64>,
+    /// Why others are not, by host.
+    refused: BTreeMap<String, (Heard, String)>,
+    searched: Searched,
+    next: u32,
+}
+
+struct Row {
+    member: Member,
+    connection: Connection,
+    /// Dropped when the run or the link ends.
+    outbox: Option<Outbox>,
+}
+
+impl Farm {
+    /// Begins to look for nodes.
+    pub fn open(options: FarmOptions) -> Result<Self, EndpointError> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("net")
+            .enable_all()
+            .build()?;
+        let _inside = runtime.enter();
+        let endpoint = caller(&options.identity)?;
+        let (mailbox, letters) = channel();
+        let shared = Arc::new(Shared {
+            endpoint,
+            job: options.job,
+            fingerprint: options.identity.fingerprint(),
+            mailbox,
+            roster: Mutex::default(),
+            joined: Condvar::new(),
+            closing: AtomicBool::new(false),
+        });
+        runtime.spawn(recruit(Arc::clone(&shared), search(options.search)));
+        drop(_inside);
+        Ok(Self {
+            runtime: Some(runtime),
+            shared,
+            letters,
+        })
+    }
+
+    /// Waits until so many nodes have joined, the window is over, or the run is to stop; how many there are then.
+    pub fn gather(&self, at_least: usize, window: Duration, stop: &AtomicBool) -> usize {
+        let begun = Instant::now();
+        let mut roster = self.shared.roster();
+        loop {
+            let living = roster.living();
+            if living >= at_least.max(1)
+                || begun.elapsed() >= window
+                || stop.load(Ordering::Relaxed)
+            {
+                return living;
+            }
+            let wait = window.saturating_sub(begun.elapsed()).min(STOP_POLL);
+            roster = self
+                .shared
+                .joined
+                .wait_timeout(roster, wait)
+                .expect("no panic while it is held")
+                .0;
+        }
+    }
+
+    /// What comes from the agents.
+    pub fn letters(&self) -> &Receiver<ToCoordinator> {
+        &self.letters
+    }
+
+    /// What was asked and why nodes are not used.
+    pub fn searched(&self) -> Searched {
+        let roster = self.shared.roster();
+        let mut searched = roster.searched.clone();
+        for (heard, why) in roster.refused.values() {
+            searched.refuse(heard, why);
+        }
+        searched
+    }
+
+    /// Everybody who works or has worked for this run.
+    pub fn members(&self) -> Vec<Member> {
+        let roster = self.shared.roster();
+        roster.members.values().map(Row::described).collect()
+    }
+}
+
+impl Drop for Farm {
+    /// Tells everybody that it is over, and waits a moment until they have heard.
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Relaxed);
+        for row in self.shared.roster().members.values_mut() {
+            row.outbox = None;
+        }
+        if let Some(runtime) = self.runtime.take() {
+            let endpoint = self.shared.endpoint.clone();
+            runtime.block_on(async {
+                // Links end by themselves when their outboxes are gone and all is said.
+                let _ = tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await;
+                endpoint.close(shared::net::link::code::DONE, b"");
+            });
+            runtime.shutdown_timeout(Duration::from_millis(200));
+        }
+    }
+}
+
+impl Row {
+    fn described(&self) -> Member {
+        let stats = self.connection.stats();
+        Member {
+            sent_bytes: stats.udp_tx.bytes,
+            received_bytes: stats.udp_rx.bytes,
+            ..self.member.clone()
+        }
+    }
+}
+
+impl Roster {
+    fn living(&self) -> usize {
+        let ended = |row: &&Row| row.member.ended.is_none();
+        self.members.values().filter(ended).count()
+    }
+}
+
+impl Shared {
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().expect("no panic while it is held")
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    fn refused(&self, heard: &Heard, why: String) {
+        let mut roster = self.roster();
+        let known = roster
+            .refused
+            .get(&heard.host)
+            .is_some_and(|(_, w)| *w == why);
+        if !known {
+            tracing::info!("node {heard} is not used: {why}");
+            roster
+                .refused
+                .insert(heard.host.clone(), (heard.clone(), why));
+        }
+    }
+}
+
+/// Calls whoever is heard of, until the run ends.
+async fn recruit(shared: Arc<Shared>, mut search: Search) {
+    let mut calls: HashMap<String, tokio::task::AbortHandle> = HashMap::new();
+    loop {
+        tokio::select! {
+            heard = search.next() => {
+                // A named host that answers is heard of by its number, too.
+                let key = heard
+                    .id
+                    .map_or_else(|| heard.to_string(), |id| format!("{id:016x}"));
+                if let Some(id) = heard.id && shared.roster().engaged.contains(&id) {
+                    continue;
+                }
+                if let Some(earlier) = calls.get(&key) && !earlier.is_finished() {
+                    // More is known of it now.
+                    earlier.abort();
+                }
+                calls.insert(key, tokio::spawn(engage(Arc::clone(&shared), heard)).abort_handle());
+            }
+            () = sleep(STOP_POLL) => {}
+        }
+        shared.roster().searched = search.searched();
+        if shared.is_closing() {
+            for call in calls.values() {
+                call.abort();
+            }
+            return;
+        }
+    }
+}
+
+/// Calls one node until it is welcome, and again when it is lost.
+async fn engage(shared: Arc<Shared>, heard: Heard) {
+    if let Some(theirs) = heard.fingerprint
+        && theirs != shared.fingerprint
+    {
+        return shared.refused(&heard, format!("it belongs to another farm, {theirs}"));
+    }
+    let mut pause = AGAIN;
+    while !shared.is_closing() {
+        match call_any(&shared, &heard.addresses).await {
+            Ok((called, address)) => {
+                pause = AGAIN;
+                let id = called.card.id;
+                if !shared.roster().engaged.insert(id) {
+                    // Known by another name.
+                    called.connection.close(shared::net::link::code::DONE, b"");
+                    return;
+                }
+                let connection = join(&shared, called, address, &heard);
+                connection.closed().await;
+                shared.roster().engaged.remove(&id);
+            }
+            // It works for this very run, by another of its names.
+            Err(CallError::Refused(Refusal::Busy(busy))) if busy.job == shared.job => pause = AGAIN,
+            Err(why) => {
+                shared.refused(&heard, why.to_string());
+                match why {
+                    CallError::Refused(Refusal::Busy(_) | Refusal::Stopping)
+                    | CallError::Lost(_) => pause = AGAIN,
+                    CallError::Silent(_) => pause = (2 * pause).min(AGAIN_SELDOM),
+                    // That will not change by itself.
+                    CallError::Stranger(_)
+                    | CallError::Refused(
+                        Refusal::Protocol { .. }
+                        | Refusal::OtherJob
+                        | Refusal::TooMany
+                        | Refusal::Nonsense(_),
+                    ) => return,
+                }
+            }
+        }
+        sleep(pause).await;
+    }
+}
+
+/// Calls a node on all its addresses, the likeliest first; the first that leads to it is taken.
+async fn call_any(
+    shared: &Shared,
+    addresses: &[SocketAddr],
+) -> Result<(Called, SocketAddr), CallError> {
+    let greeting = Greeting {
+        protocol: PROTOCOL,
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        purpose: Purpose::Job(shared.job.clone()),
+    };
+    let mut calls = JoinSet::new();
+    let mut waiting = addresses.iter();
+    let mut worst: Option<CallError> = None;
+    loop {
+        if let Some(&address) = waiting.next() {
+            let (endpoint, greeting) = (shared.endpoint.clone(), greeting.clone());
+            calls.spawn(async move {
+                let called = call(&endpoint, address, &greeting, CALL_TIME).await;
+                called.map(|called| (called, address))
+            });
+        } else if calls.is_empty() {
+            return Err(worst.unwrap_or_else(|| CallError::Lost("it has no address".to_owned())));
+        }
+        let next = async {
+            if waiting.len() > 0 {
+                sleep(NEXT_ADDRESS).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            Some(ended) = calls.join_next() => match ended {
+                Ok(Ok(called)) => return Ok(called),
+                Ok(Err(why)) => {
+                    let tells_more = |w: &CallError| weight(&why) > weight(w);
+                    if worst.as_ref().is_none_or(tells_more) {
+                        worst = Some(why);
+                    }
+                }
+                Err(_) => {}
+            },
+            () = next => {}
+        }
+    }
+}
+
+/// How much a failed call tells.
+fn weight(why: &CallError) -> u8 {
+    match why {
+        CallError::Silent(_) => 0,
+        CallError::Lost(_) => 1,
+        CallError::Stranger(_) => 2,
+        CallError::Refused(_) => 3,
+    }
+}
+
+/// Makes a node an agent of the run.
+fn join(shared: &Arc<Shared>, called: Called, address: SocketAddr, heard: &Heard) -> Connection {
+    let card = called.card.clone();
+    let connection = called.connection.clone();
+    let (outbox, opened) = called.open();
+    let mut roster = shared.roster();
+    let agent = AgentId(roster.next);
+    roster.next += 1;
+    roster.refused.remove(&heard.host);
+    let others: Vec<Peer> = roster
+        .members
+        .values()
+        .filter(|row| row.member.ended.is_none())
+        .map(|row| Peer {
+            agent: row.member.agent,
+            address: row.member.address,
+        })
+        .collect();
+    let _ = outbox.control(&ToAgent::<()>::Peers(others));
+    let newcomer = encode_control(&ToAgent::<()>::Peers(vec![Peer { agent, address }]));
+    for row in roster.members.values() {
+        if let Some(outbox) = &row.outbox {
+            let _ = outbox.frame(Frame::Control(newcomer.clone()));
+        }
+    }
+    tracing::info!(
+        "node {} joined: {}, {} cores",
+        card.host,
+        address,
+        card.cores
+    );
+    let member = Member {
+        agent,
+        card,
+        address,
+        sent_bytes: 0,
+        received_bytes: 0,
+        ended: None,
+    };
+    roster.members.insert(
+        agent,
+        Row {
+            member,
+            connection: connection.clone(),
+            outbox: Some(outbox.clone()),
+        },
+    );
+    drop(roster);
+    // Its first words come after this.
+    let _ = shared.mailbox.send(ToCoordinator::Joined(agent, outbox));
+    shared.joined.notify_all();
+    opened.run(FromNode {
+        agent,
+        shared: Arc::clone(shared),
+    });
+    connection
+}
+
+/// Takes what a node says.
+struct FromNode {
+    agent: AgentId,
+    shared: Arc<Shared>,
+}
+
+impl Taker for FromNode {
+    fn frame(&self, frame: Frame) -> bool {
+        let letter = ToCoordinator::Frame(self.agent, frame);
+        self.shared.mailbox.send(letter).is_ok()
+    }
+
+    fn end(&self, why: String) {
+        let mut roster = self.shared.roster();
+        let Some(row) = roster.members.get_mut(&self.agent) else {
+            return;
+        };
+        row.outbox = None;
+        row.member.ended = Some(why.clone());
+        let host = row.member.card.host.clone();
+        drop(roster);
+        if !self.shared.is_closing() {
+            tracing::info!("node {host} is lost: {why}");
+            let letter = ToCoordinator::Ended(self.agent, format!("node {host} is lost: {why}"));
+            let _ = self.shared.mailbox.send(letter);
+        }
+    }
+}
