@@ -12,7 +12,7 @@ use std::{
 
 use shared::farm::{
     bytes::Bytes,
-    frame::{Bulk, BulkKind, Frame, decode_control},
+    frame::{Bulk, BulkKind, Frame, FrameError, decode_control, plan_tag},
     graph::Graph,
     ids::{AgentId, ContentHash, TaskId},
     link::Outbox,
@@ -184,33 +184,15 @@ impl<W: Work, E> Run<'_, '_, W, E> {
                 self.outboxes.insert(agent, outbox);
                 return Ok(());
             }
-            ToCoordinator::Frame(agent, Frame::Control(bytes)) => {
-                match decode_control::<FromAgent>(&bytes)? {
-                    FromAgent::Fetch(fetch) => {
-                        if let Some(outbox) = self.outboxes.get(&agent) {
-                            self.librarian.ask(outbox.clone(), fetch);
-                        }
-                        return Ok(());
-                    }
-                    message @ (FromAgent::Hello(_)
-                    | FromAgent::Have(_)
-                    | FromAgent::Done { .. }
-                    | FromAgent::Returned(_)
-                    | FromAgent::Failed { .. }
-                    | FromAgent::Heartbeat(_)
-                    | FromAgent::Unreachable(_)) => Event::Said { agent, message },
+            ToCoordinator::Frame(agent, frame) => match self.understand(agent, frame) {
+                Ok(Some(event)) => event,
+                Ok(None) => return Ok(()),
+                Err(why) => {
+                    tracing::warn!("nonsense from agent {}: a frame {why}", agent.0);
+                    self.outboxes.remove(&agent);
+                    Event::Lost(agent)
                 }
-            }
-            ToCoordinator::Frame(agent, Frame::Bulk { head, payload }) => {
-                let bulk = Bulk::decode(&head, payload)?;
-                match bulk.kind {
-                    BulkKind::Delivery => {}
-                    BulkKind::Block | BulkKind::Partial | BulkKind::Nothing => return Ok(()),
-                }
-                let task = TaskId(u32::try_from(bulk.request).unwrap_or(u32::MAX));
-                self.blocks.insert(task, bulk.payload);
-                Event::Delivery { agent, task }
-            }
+            },
             ToCoordinator::Ended(agent, why) => {
                 tracing::info!("{why}");
                 self.outboxes.remove(&agent);
@@ -220,6 +202,39 @@ impl<W: Work, E> Run<'_, '_, W, E> {
         };
         self.handle(event);
         Ok(())
+    }
+
+    fn understand(&mut self, agent: AgentId, frame: Frame) -> Result<Option<Event>, FrameError> {
+        match frame {
+            Frame::Control(bytes) => match decode_control::<FromAgent>(&bytes)? {
+                FromAgent::Fetch(fetch) => {
+                    if let Some(outbox) = self.outboxes.get(&agent) {
+                        self.librarian.ask(outbox.clone(), fetch);
+                    }
+                    Ok(None)
+                }
+                message @ (FromAgent::Hello(_)
+                | FromAgent::Have(_)
+                | FromAgent::Done { .. }
+                | FromAgent::Returned(_)
+                | FromAgent::Failed { .. }
+                | FromAgent::Heartbeat(_)
+                | FromAgent::Unreachable(_)) => Ok(Some(Event::Said { agent, message })),
+            },
+            Frame::Bulk { head, payload } => {
+                let bulk = Bulk::decode(&head, payload)?;
+                match bulk.kind {
+                    BulkKind::Delivery if bulk.plan == plan_tag(self.orders.plan) => {}
+                    BulkKind::Delivery
+                    | BulkKind::Block
+                    | BulkKind::Partial
+                    | BulkKind::Nothing => return Ok(None),
+                }
+                let task = TaskId(u32::try_from(bulk.request).unwrap_or(u32::MAX));
+                self.blocks.insert(task, bulk.payload);
+                Ok(Some(Event::Delivery { agent, task }))
+            }
+        }
     }
 
     fn report(&mut self) {
