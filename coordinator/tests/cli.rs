@@ -64,6 +64,8 @@ impl Place {
             .current_dir(self.root.path())
             .env_remove("RUST_LOG")
             .env_remove("SVDJOB_CACHE")
+            .env_remove("SVDJOB_FARM_KEY")
+            .env("XDG_CONFIG_HOME", self.path("config"))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null());
         command
@@ -488,4 +490,93 @@ fn help_tells_the_exit_codes() {
             assert!(told.contains(word), "{word} in\n{told}");
         }
     }
+}
+
+#[test]
+fn a_farm_is_made_once_and_its_key_is_never_shown() {
+    let place = Place::usual();
+    place.fails(
+        &["farm", "show"],
+        5,
+        &["belongs to no farm", "svdjob farm init"],
+    );
+    place.fails(&["nodes"], 5, &["belongs to no farm", "svdjob farm init"]);
+    let made = place.run(&["farm", "init"]);
+    succeeded(&made);
+    let told = String::from_utf8_lossy(&made.stdout).into_owned();
+    let path = place.path("config/svdjob/farm.pem");
+    let shown = path.display().to_string();
+    for words in [
+        &shown,
+        "ssh HOST mkdir -p -m 700 .config/svdjob",
+        "ssh HOST svdnode",
+        "scp ",
+    ] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    let key = fs::read(&path).unwrap();
+    assert!(!told.contains("PRIVATE"));
+
+    place.fails(
+        &["farm", "init"],
+        2,
+        &["exists already", "svdjob farm show", "mv "],
+    );
+    assert_eq!(fs::read(&path).unwrap(), key);
+
+    let show = place.run(&["farm", "show", "--json"]);
+    succeeded(&show);
+    let object: serde_json::Value = serde_json::from_slice(&show.stdout).unwrap();
+    assert_eq!(object["path"], shown);
+    let fingerprint = object["fingerprint"].as_str().unwrap();
+    assert!(told.contains(fingerprint), "{told}");
+    assert!(!String::from_utf8_lossy(&show.stdout).contains("PRIVATE"));
+
+    let other = place.run(&["farm", "init", "--json", "--farm-key", "other.pem"]);
+    succeeded(&other);
+    let object: serde_json::Value = serde_json::from_slice(&other.stdout).unwrap();
+    assert_ne!(object["fingerprint"], fingerprint);
+    assert_eq!(object["commands"].as_array().unwrap().len(), 3);
+    place.put("broken.pem", "no key\n");
+    place.fails(
+        &["farm", "show", "--farm-key", "broken.pem"],
+        2,
+        &["is not a farm key", "anew"],
+    );
+}
+
+#[test]
+fn nodes_that_do_not_answer_are_told_with_what_was_asked() {
+    let place = Place::usual();
+    succeeded(&place.run(&["farm", "init"]));
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let ask = [
+        "nodes",
+        "--no-discover",
+        "--window",
+        "300ms",
+        "--node",
+        &address,
+    ];
+    let told = place.run(&ask);
+    succeeded(&told);
+    let table = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(
+        table.contains("silent") && table.contains("1 node, none ready"),
+        "{table}"
+    );
+    let told = place.run(&[&ask[..], &["--json"]].concat());
+    let object: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert_eq!(object["nodes"][0]["state"], "silent");
+    place.fails(
+        &["nodes", "--no-discover", "--window", "100 ms"],
+        5,
+        &["no node was found"],
+    );
+    place.fails(
+        &["nodes", "--node", "alice@big1"],
+        2,
+        &["belongs to SSH only"],
+    );
 }

@@ -2,7 +2,9 @@
 
 pub mod cache;
 pub mod check;
+pub mod farm;
 pub mod init;
+pub mod nodes;
 pub mod out;
 pub mod run;
 pub mod signals;
@@ -42,6 +44,8 @@ Examples:
   svdjob init ratings.csv        write factor.toml, a job file to begin with
   svdjob check factor.toml       is the job right? (reads only the head of the input)
   svdjob run factor.toml         factor
+  svdjob farm init               let other machines work too
+  svdjob nodes                   which of them are there?
   svdjob help run                all about it";
 
 /// All arguments.
@@ -89,6 +93,9 @@ pub enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
     Init(init::InitArgs),
+    #[command(subcommand)]
+    Farm(farm::FarmCommand),
+    Nodes(nodes::NodesArgs),
     #[command(subcommand)]
     Cache(cache::CacheCommand),
     Synth(crate::synth::SynthArgs),
@@ -185,6 +192,8 @@ fn run_command() -> u8 {
         Command::Run(args) => run::run(args, global),
         Command::Check(args) => check::run(args, global),
         Command::Init(args) => init::run(args, global),
+        Command::Farm(command) => farm::run(command, global),
+        Command::Nodes(args) => nodes::run(args, global),
         Command::Cache(command) => cache::run(command, global),
         Command::Synth(args) => signals::stop_flag()
             .and_then(|stop| crate::synth::run(args, &stop))
@@ -286,7 +295,7 @@ mod tests {
     fn help_tells_exit_codes_examples_and_where_things_go() {
         let mut cli = Cli::command();
         cli.build();
-        for name in ["run", "check"] {
+        for name in ["run", "check", "nodes", "farm"] {
             let command = cli.find_subcommand_mut(name).unwrap();
             let help = command.render_long_help().to_string();
             assert!(help.contains(EXIT_CODES), "{name}: {help}");

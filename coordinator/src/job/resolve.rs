@@ -328,6 +328,17 @@ fn fill(
     })
 }
 
+/// The `[farm]` of no job file: flags and defaults.
+pub fn farm_of(flags: &FarmFlags) -> Farm {
+    let defaults = file::read(DEFAULTS, &mut Vec::new());
+    fill_farm(
+        &file::Farm::default(),
+        &defaults.farm,
+        flags,
+        &mut Vec::new(),
+    )
+}
+
 fn fill_farm(
     file: &file::Farm,
     defaults: &file::Farm,

@@ -47,8 +47,9 @@ const EARLY_MS: [u64; 5] = [100, 200, 400, 800, 1000];
 const LATER: Duration = Duration::from_secs(5);
 /// A browser asks ever less often, so it is begun anew.
 const BROWSE_ANEW: Duration = Duration::from_secs(20);
-/// A named host that has not answered for so long may still be called.
+/// A named host that has not answered for so long may still be called; sooner where there is one port to call.
 const CALL_ANYWAY: Duration = Duration::from_millis(350);
+const CALL_PORT_ANYWAY: Duration = Duration::from_millis(90);
 /// A node that was silent for so long and answers is told of again.
 const SILENT: Duration = Duration::from_secs(10);
 const RESOLVE: Duration = Duration::from_secs(5);
@@ -498,6 +499,10 @@ async fn ask_host(shared: Arc<Shared>, at: usize, host: HostPort) {
         (v4, v6) => (v4.ok(), v6.ok()),
     };
     let begun = Instant::now();
+    let patience = match host.port {
+        Some(_) => CALL_PORT_ANYWAY,
+        None => CALL_ANYWAY,
+    };
     let mut rounds = Rounds(0);
     let mut addresses: Vec<IpAddr> = Vec::new();
     loop {
@@ -526,7 +531,7 @@ async fn ask_host(shared: Arc<Shared>, at: usize, host: HostPort) {
                 }
             }
             note(&mut shared.lock().record.hosts[at], (queries, trouble));
-            if begun.elapsed() >= CALL_ANYWAY {
+            if begun.elapsed() >= patience {
                 shared.change(|registry| {
                     if registry.record.hosts[at].answers == 0 {
                         registry.call_anyway(at, &host, &addresses);
