@@ -114,7 +114,10 @@ fn own_mounts() -> Told<()> {
         MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
     )
     .doing("private mounts")?;
-    mount("proc", "/proc", "proc", MountFlags::empty(), None).doing("no /proc of its own")
+    mount("proc", "/proc", "proc", MountFlags::empty(), None).doing("no /proc of its own")?;
+    // Shows this network's interfaces; where it is forbidden, the kernel can still be asked for them.
+    let _ = mount("sysfs", "/sys", "sysfs", MountFlags::RDONLY, None);
+    Ok(())
 }
 
 fn switch() -> Told<()> {
@@ -174,8 +177,6 @@ fn host(birth: &Birth) -> Told<()> {
         }
     }
     drop(kept);
-    // Shows this host's interfaces; where it is forbidden, programs still find them by asking the kernel.
-    let _ = mount("sysfs", "/sys", "sysfs", MountFlags::RDONLY, None);
     std::env::set_current_dir("/").doing("/")?;
     Agent::default().serve(birth.name.clone());
     Ok(())

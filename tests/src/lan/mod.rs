@@ -75,6 +75,9 @@ const AT_ONCE: usize = 3;
 /// For what takes milliseconds when all is well.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A bridge's word for a port that is open.
+const FORWARDING: &str = "3";
+
 /// What the LAN is to have besides hosts `h1`, `h2`, ... and the workstation `ws`.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -337,6 +340,10 @@ impl Lan {
         if shape.far > 0 {
             let forward = self.host("rt").write("/proc/sys/net/ipv4/ip_forward", "1");
             made(forward.map(|()| (0, String::new())))?;
+            self.settle("rt1");
+        }
+        for host in &self.hosts {
+            self.settle(&host.name);
         }
         Ok(())
     }
@@ -379,6 +386,20 @@ impl Lan {
         lock(&self.cut).remove(name);
         let (port, switch) = (self.port(name), self.host(name).switch());
         self.switch_ip(format!("link set {port} master {switch}\n"));
+        self.settle(&port);
+    }
+
+    /// Waits until the switch passes frames on at this port: it hears of the carrier a little later.
+    fn settle(&self, port: &str) {
+        let state = PathBuf::from(format!("/sys/class/net/{port}/brport/state"));
+        let deadline = Instant::now() + PATIENCE;
+        // Where it cannot be read, there is nothing to wait for.
+        while let Ok((_, state)) = self.wiring.ask("", What::Read(state.clone()))
+            && state.trim() != FORWARDING
+        {
+            assert!(Instant::now() < deadline, "the switch keeps {port} shut");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// No frame passes between these two; all others hear both. Hosts of a second pair lose those of the first, too.
@@ -429,6 +450,9 @@ impl Lan {
         };
         if let Err(why) = self.wiring.ask("", order) {
             panic!("the wire of {name}: {why}");
+        }
+        if !lock(&self.cut).contains(name) {
+            self.settle(&self.port(name));
         }
     }
 

@@ -41,6 +41,18 @@ pub fn frames(interface: &str) -> io::Result<OwnedFd> {
         checked(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: the descriptor is new and nobody else's.
     let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+    // Bursts wait here while the wire's thread does not run; the system grants less where it must.
+    let bytes: libc::c_int = 4 << 20;
+    // SAFETY: the pointer is to a c_int, the length is its.
+    checked(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            (&raw const bytes).cast(),
+            size_of_val(&bytes) as libc::socklen_t,
+        )
+    })?;
     // SAFETY: all zeros is a value of this struct of numbers.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
