@@ -1,7 +1,8 @@
 //! Speaks a little UDP, so that the rig can be tried without anything of the farm.
 //!
 //! `lan-probe echo PORT [GROUP]` answers every datagram with itself; in a multicast group too, if one is named.
-//! `lan-probe ask ADDRESS:PORT COUNT EVERY_MS` sends that many and tells of each answer.
+//! `lan-probe ask ADDRESS:PORT COUNT EVERY_MS` sends that many and tells of each answer; ends early when one host has
+//! answered all.
 //! `lan-probe blast ADDRESS:PORT BYTES` sends that much at once in datagrams of 1,000 bytes and waits a second for echoes.
 
 use std::{
@@ -62,6 +63,10 @@ fn own_address() -> Ipv4Addr {
 fn ask(to: SocketAddr, count: u32, every: Duration) {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a port");
     socket.set_broadcast(true).expect("broadcasts are allowed");
+    let one = match to.ip() {
+        std::net::IpAddr::V4(to) => !to.is_multicast() && to.octets()[3] != 255,
+        std::net::IpAddr::V6(to) => !to.is_multicast(),
+    };
     let start = Instant::now();
     let mut sent = Vec::new();
     let mut answers = 0;
@@ -70,6 +75,9 @@ fn ask(to: SocketAddr, count: u32, every: Duration) {
     while sent.len() < count as usize
         || start.elapsed() < every * count + Duration::from_millis(300)
     {
+        if one && answers == count {
+            break;
+        }
         if sent.len() < count as usize && start.elapsed() >= every * sent.len() as u32 {
             let number = sent.len() as u32;
             sent.push(Instant::now());
