@@ -1,4 +1,6 @@
 //! Nobody gets in, the reason is told on both sides, and the node serves on.
+//!
+//! Still to come: a peer of another version, for which a test needs a farm's words of its own.
 #![cfg(target_os = "linux")]
 
 use tests::{

@@ -295,9 +295,13 @@ impl Lan {
             let asked = wiring.order("", What::Host(birth));
             born.push(made(asked.map(|id| (0, id.to_string())))?.1);
         }
-        let mut batch = String::from("link add lan0 type bridge\nlink set lan0 up\n");
+        // A switch that watched who wants which multicast would send words of its own.
+        let bridge = |name: &str| {
+            format!("link add {name} type bridge mcast_snooping 0\nlink set {name} up\n")
+        };
+        let mut batch = bridge("lan0");
         if shape.far > 0 {
-            batch += "link add lan1 type bridge\nlink set lan1 up\n";
+            batch += &bridge("lan1");
         }
         for (host, id) in self.hosts.iter().zip(born) {
             let id = id.parse().expect("an id written above");
