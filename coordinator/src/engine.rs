@@ -114,7 +114,8 @@ pub fn factor(
             let orders = Orders {
                 plan: plan.hash,
                 inputs,
-                config: SchedulerConfig::default(),
+                config: SchedulerConfig::farm(),
+                spool: None,
                 progress_ms_min: 100,
                 deliver,
                 progress,

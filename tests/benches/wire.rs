@@ -97,17 +97,17 @@ fn tasks(what: &str, graph: &Graph<Classic>, nodes: usize) {
     for _ in 0..5 {
         let farm = farm(&identity, plan, &running.iter().collect::<Vec<_>>());
         let begun = Instant::now();
-        let mut orders = Orders::new(plan, Arc::new(()));
-        orders.config = config(nodes);
-        drive(
-            graph,
-            orders,
-            &mut |_, _| Ok::<_, Infallible>(()),
-            &mut |_| {},
-            &AtomicBool::new(false),
-            farm.letters(),
-        )
-        .expect("nothing can fail");
+        let orders = Orders {
+            plan,
+            config: config(nodes),
+            inputs: Arc::new(()),
+            spool: None,
+            progress_ms_min: 100,
+            deliver: &mut |_, _| Ok::<_, Infallible>(()),
+            progress: &mut |_| {},
+            stop: &AtomicBool::new(false),
+        };
+        drive(graph, orders, farm.letters()).expect("nothing can fail");
         best = best.min(begun.elapsed().as_secs_f64());
     }
     let mut embedded = f64::INFINITY;
@@ -161,8 +161,8 @@ fn transfer(blocks: u32) {
     let (counted, counts) = std::sync::mpsc::channel();
     let outbox = runtime.block_on(async {
         let ip = std::net::Ipv4Addr::LOCALHOST.into();
-        let server = endpoint::listen(&identity, Some(ip), Some(0), Arc::new(|_| None))
-            .expect("a UDP port");
+        let server =
+            endpoint::listen(&identity, Some(ip), Some(0), Arc::new(|_| None)).expect("a UDP port");
         let address = server.local_addr().expect("bound");
         tokio::spawn(async move {
             let connection = server.accept().await.expect("a call").await.expect("ours");
@@ -172,9 +172,14 @@ fn transfer(blocks: u32) {
             connection.closed().await;
         });
         let calling = endpoint::caller(&identity).expect("a UDP port");
-        let called = link::call(&calling, address, &greeting(), std::time::Duration::from_secs(5))
-            .await
-            .expect("a welcome");
+        let called = link::call(
+            &calling,
+            address,
+            &greeting(),
+            std::time::Duration::from_secs(5),
+        )
+        .await
+        .expect("a welcome");
         let (nowhere, _) = std::sync::mpsc::channel();
         let (_, outbox) = called.run(Ear(nowhere));
         std::mem::forget(calling);

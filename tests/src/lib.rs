@@ -4,6 +4,7 @@
 pub mod farm_process;
 #[cfg(target_os = "linux")]
 pub mod lan;
+pub mod node;
 pub mod toy;
 
 use std::path::PathBuf;
