@@ -226,6 +226,13 @@ impl Farm {
         fs::write(host.home().join("factor.toml"), job.text()).expect("a job file");
     }
 
+    /// Adds to the workstation's job file.
+    pub fn add_to_job(&self, text: &str) {
+        let path = self.lan.ws().home().join("factor.toml");
+        let job = fs::read_to_string(&path).expect("a job file");
+        fs::write(path, job + text).expect("a longer job file");
+    }
+
     /// `svdnode` of one core, ready.
     pub fn node(&self, name: &str) -> Process {
         self.node_with(name, &["--cores", "1"])

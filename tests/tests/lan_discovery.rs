@@ -91,6 +91,17 @@ fn a_node_that_does_not_advertise_is_found_by_name_only() {
 }
 
 #[test]
+fn the_job_file_names_the_farm() {
+    let farm = lan_or_skip!(Farm::of(2, Job::SMALL));
+    farm.add_to_job("[farm]\ndiscover = false\nnodes = [\"h1\"]\notherwise = \"fail\"\n");
+    let _nodes = farm.nodes(["h1", "h2"]);
+    let run = farm.svdjob(farm.lan.ws(), &["run", "factor.toml", "-v"]);
+    farm.ends_well(&run);
+    assert!(run.has_said("node h1 joined"), "{}", run.told());
+    assert!(!run.has_said("node h2 joined"), "{}", run.told());
+}
+
+#[test]
 fn without_a_key_not_one_packet_is_sent() {
     let farm = lan_or_skip!(Farm::without_keys(QUIET, Job::SMALL));
     let (ws, h1) = (farm.lan.ws(), farm.lan.host("h1"));

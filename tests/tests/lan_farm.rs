@@ -48,6 +48,24 @@ fn a_node_dies_in_the_lift() {
 }
 
 #[test]
+fn a_node_dies_and_is_started_again() {
+    let farm = lan_or_skip!(Farm::of(2, Job::LASTING));
+    let [_h1, h2] = farm.nodes(["h1", "h2"]);
+    let run = farm.run(&["--at-least", "2"]);
+    reaches(&run, Stage::Power(4));
+    h2.kill9();
+    let _again = farm.node("h2");
+    let before = bytes_of(farm.lan.host("h2"));
+    farm.ends_well(&run);
+    let used = bytes_of(farm.lan.host("h2")) - before;
+    assert!(
+        used > 1 << 20,
+        "it came back for {used} bytes{}",
+        run.told()
+    );
+}
+
+#[test]
 fn all_nodes_but_one_die() {
     let farm = lan_or_skip!(Farm::of(3, Job::MIDDLE));
     let [h1, h2, _h3] = farm.nodes(["h1", "h2", "h3"]);

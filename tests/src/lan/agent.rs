@@ -88,7 +88,7 @@ fn door(inside: &[&str], user: bool) -> Told<()> {
         | UnshareFlags::NEWIPC
         | UnshareFlags::NEWPID;
     if user {
-        system::unshare(UnshareFlags::NEWUSER).doing("no user namespaces")?;
+        system::unshare(UnshareFlags::NEWUSER).doing("the kernel refuses user namespaces")?;
         fs::write("/proc/self/setgroups", "deny").doing("/proc/self/setgroups")?;
         let map = |id: u32| format!("0 {id} 1");
         fs::write("/proc/self/uid_map", map(uid.as_raw())).doing("/proc/self/uid_map")?;

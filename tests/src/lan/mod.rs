@@ -56,6 +56,16 @@ impl std::fmt::Display for Skip {
     }
 }
 
+impl Skip {
+    /// Says it even where the output of tests that pass is kept back: a test that was not run must not look like one
+    /// that passed.
+    pub fn tell(&self) {
+        let name = thread::current().name().unwrap_or("a test").to_owned();
+        // When nobody can hear it, nothing is to be done.
+        let _ = writeln!(std::io::stderr(), "SKIPPED {name}: {self}");
+    }
+}
+
 /// The LAN, or says aloud why the test is not run and returns from it.
 #[macro_export]
 macro_rules! lan_or_skip {
@@ -63,7 +73,7 @@ macro_rules! lan_or_skip {
         match $up {
             Ok(lan) => lan,
             Err(why) => {
-                eprintln!("SKIPPED: {why}");
+                why.tell();
                 return;
             }
         }
@@ -786,8 +796,10 @@ fn folder() -> (PathBuf, File) {
         // What a killed process with the same pid left without a lock.
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path)?;
-        let lock = File::create(path.join("lock"))?;
+        // Under its name only when it is held, or others would take the folder for one that is left.
+        let lock = File::create(path.join("lock.new"))?;
         lock.lock()?;
+        fs::rename(path.join("lock.new"), path.join("lock"))?;
         Ok((path, lock))
     });
     result.unwrap_or_else(|why| panic!("{}: {why}", above.display()))
