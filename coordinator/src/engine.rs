@@ -1,4 +1,4 @@
-//! Runs the plan of a factorization on the embedded farm: what `svdjob run` and the library share.
+//! Runs the plan of a factorization, here or on a farm: what `svdjob run` and the library share.
 
 use std::sync::{Arc, atomic::AtomicBool};
 
@@ -11,11 +11,12 @@ use crate::{
     factors::{Collector, Quality, Sink},
     failure::Failure,
     farm::{
-        AgentOptions, EmbeddedOptions, InputError, Inputs, Progress, RunError, RunReport,
-        run_embedded,
+        AgentOptions, EmbeddedOptions, InputError, Inputs, Orders, Progress, RunError, RunReport,
+        drive, remote::Farm, run_embedded,
     },
     job::size,
     plan::Plan,
+    scheduler::SchedulerConfig,
 };
 
 /// Cores and memory to run with. They decide where and when, never what.
@@ -47,6 +48,12 @@ impl From<Failure> for EngineError {
     }
 }
 
+/// Who does the work.
+pub enum Place<'a> {
+    Here(&'a Hands),
+    Farm(&'a Farm),
+}
+
 /// The plan's own input beside the row blocks.
 struct WithShifts {
     blocks: Arc<dyn Inputs>,
@@ -69,7 +76,7 @@ pub fn factor(
     facts: &MatrixFacts,
     plan: &Plan,
     blocks: Arc<dyn Inputs>,
-    hands: &Hands,
+    place: &Place<'_>,
     sink: &mut dyn Sink,
     progress: &mut dyn FnMut(&Progress),
     stop: &AtomicBool,
@@ -79,27 +86,45 @@ pub fn factor(
         hash: ContentHash::of(plan.shifts.as_slice()),
         shifts: plan.shifts.clone(),
     });
-    let options = EmbeddedOptions {
-        agents: hands
-            .agents
-            .iter()
-            .map(|&(cores, memory)| {
-                AgentOptions::new(u16::try_from(cores).unwrap_or(u16::MAX), memory)
-            })
-            .collect(),
-        ..EmbeddedOptions::new(1, 0)
-    };
     let mut collector = Collector::new(plan, facts.frobenius_squared(), sink);
-    let report = run_embedded(
-        &plan.graph,
-        plan.hash,
-        inputs,
-        &options,
-        &mut |task, bytes| collector.deliver(task, bytes),
-        progress,
-        stop,
-    )
-    .map_err(explained)?;
+    let deliver = &mut |task, bytes| collector.deliver(task, bytes);
+    let ran = match place {
+        Place::Here(hands) => {
+            let options = EmbeddedOptions {
+                agents: hands
+                    .agents
+                    .iter()
+                    .map(|&(cores, memory)| {
+                        AgentOptions::new(u16::try_from(cores).unwrap_or(u16::MAX), memory)
+                    })
+                    .collect(),
+                ..EmbeddedOptions::new(1, 0)
+            };
+            run_embedded(
+                &plan.graph,
+                plan.hash,
+                inputs,
+                &options,
+                deliver,
+                progress,
+                stop,
+            )
+        }
+        Place::Farm(farm) => {
+            let orders = Orders {
+                plan: plan.hash,
+                inputs,
+                config: SchedulerConfig::farm(),
+                spool: None,
+                progress_ms_min: 100,
+                deliver,
+                progress,
+                stop,
+            };
+            drive(&plan.graph, orders, farm.letters())
+        }
+    };
+    let report = ran.map_err(explained)?;
     Ok((collector.finish()?, report))
 }
 

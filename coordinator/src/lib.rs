@@ -16,4 +16,5 @@ pub mod plan;
 pub mod report;
 pub mod run;
 pub mod scheduler;
+pub mod spool;
 pub mod synth;

@@ -7,7 +7,7 @@ use shared::{farm::bytes::Bytes, matrix::facts::MatrixFacts, svd::Precision};
 use sprs::CsMatView;
 
 use crate::{
-    engine::{self, EngineError, Hands},
+    engine::{self, EngineError, Hands, Place},
     factors::{Quality, Sink},
     failure::Failure,
     job::resolved::FactorSpec,
@@ -83,7 +83,7 @@ pub fn svd(matrix: CsMatView<'_, f64>, factor: &FactorSpec, hands: &Hands) -> Re
         &facts,
         &plan,
         Arc::new(blocks),
-        hands,
+        &Place::Here(hands),
         &mut sink,
         &mut |_| {},
         &AtomicBool::new(false),

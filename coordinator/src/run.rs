@@ -1,5 +1,6 @@
 //! The run itself: input to blocks, blocks to factors, factors to files.
 
+mod farm;
 mod files;
 mod inputs;
 
@@ -19,7 +20,7 @@ use shared::{
 use self::{files::Files, inputs::FromCache};
 use crate::{
     cache::Cache,
-    engine::{self, EngineError, Hands},
+    engine::{self, EngineError, Hands, Place},
     factors::Quality,
     failure::Failure,
     farm::{Inputs, Progress, RunReport},
@@ -171,8 +172,17 @@ fn factored(
     let facts = &ingested.facts;
     library::check(facts, &job.factor)?;
     let plan = Plan::new(facts, &job.factor).map_err(|why| Failure::resources(why.to_string()))?;
-    let hands = hands(job, facts, &plan)?;
     files::check_space(&staging, facts, &plan)?;
+    let farm = farm::gather(job, &plan, observer, stop)?;
+    let hands = match &farm {
+        Some(_) => None,
+        None => Some(hands(job, facts, &plan)?),
+    };
+    let place = match (&farm, &hands) {
+        (Some(farm), _) => Place::Farm(farm),
+        (None, Some(hands)) => Place::Here(hands),
+        (None, None) => unreachable!("one of the two is there"),
+    };
     let blocks: Arc<dyn Inputs> = Arc::new(FromCache(ingested.inputs.clone()));
 
     let mut stages = Stages::new(&plan, observer);
@@ -181,7 +191,7 @@ fn factored(
         facts,
         &plan,
         Arc::clone(&blocks),
-        &hands,
+        &place,
         &mut files,
         &mut |progress| stages.tell(progress),
         stop,
@@ -209,6 +219,7 @@ fn factored(
         )?;
     }
     let mut summary = summary(job, &ingested, &plan, &quality, &report);
+    summary.farm = farm.map(|farm| farm::summary(&farm.members()));
     if !job.report.nearest.is_empty() {
         let counts = inputs::column_counts(blocks.as_ref(), facts, ingested.transposed)
             .map_err(|why| Failure::resources(why.to_string()))?;

@@ -356,7 +356,8 @@ async fn serve(
     let service: Arc<OnceLock<Arc<Service<SvdWork>>>> = Arc::default();
     let fingerprint = identity.fingerprint();
     let known = Arc::clone(&service);
-    let answers = !args.no_advertise;
+    // On loopback only this machine can ask.
+    let answers = !args.no_advertise || ip.is_some_and(|ip| ip.is_loopback());
     let answer = move |datagram: &[u8]| {
         let service = known.get().filter(|_| answers)?;
         beacon::answer(datagram, &advert(service, fingerprint))

@@ -14,7 +14,7 @@ use shared::farm::{
     frame::{Bulk, BulkKind, Frame, FrameError, decode_control, plan_tag},
     ids::{AgentId, ContentHash},
     link::Outbox,
-    message::{Fetch, Name, Peer, ToAgent},
+    message::{Fetch, FromAgent, Name, Peer, ToAgent},
     moment::Moment,
     work::Work,
 };
@@ -43,7 +43,8 @@ pub trait Links: Send {
     /// The coordinator calls this agent by that number from now on.
     fn begin(&mut self, me: AgentId);
     fn coordinator(&self) -> &Outbox;
-    /// The way to ask somebody for something; to be found in `Peers` messages, or [`AgentId::COORDINATOR`].
+    /// The way to ask another agent for something; to be found in `Peers` messages. Questions to the coordinator go to its
+    /// own outbox.
     fn ask(&mut self, whom: AgentId) -> Option<Outbox>;
     /// The way to answer somebody who has asked.
     fn answer(&mut self, whom: AgentId) -> Option<Outbox>;
@@ -270,10 +271,15 @@ impl<W: Work, L: Links> Driver<W, L> {
                 request,
                 name,
             } => {
-                let asked = self
-                    .links
-                    .ask(peer)
-                    .is_some_and(|p| p.control(&Fetch { request, name }).is_ok());
+                let fetch = Fetch { request, name };
+                let asked = if peer == AgentId::COORDINATOR {
+                    let question = FromAgent::Fetch(fetch);
+                    self.links.coordinator().control(&question).is_ok()
+                } else {
+                    self.links
+                        .ask(peer)
+                        .is_some_and(|p| p.control(&fetch).is_ok())
+                };
                 if !asked {
                     tracing::debug!(?peer, ?name, "a peer is gone");
                     self.handle(Event::PeerGone(peer));
@@ -329,6 +335,7 @@ impl<W: Work, L: Links> Driver<W, L> {
             Action::Forget(name) => self.hands.forget(&name),
             Action::ForgetSum(id) => self.hands.forget_sum(id),
             Action::Discard(parcel) => self.hands.discard(parcel),
+            Action::ForgetAll => self.hands.forget_all(),
             Action::Overrun {
                 task,
                 tracked,

@@ -1,5 +1,10 @@
 //! What tests share: matrices with known spectra, an independent dense oracle, and a toy task type.
 
+#[cfg(target_os = "linux")]
+pub mod farm_process;
+#[cfg(target_os = "linux")]
+pub mod lan;
+pub mod node;
 pub mod toy;
 
 use std::path::PathBuf;

@@ -10,7 +10,7 @@ use fs4::{FileExt, TryLockError};
 
 /// A lock held while this lives.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
@@ -29,6 +29,16 @@ impl Lock {
         let file = open(path)?;
         FileExt::lock(&file)?;
         Ok(Self { _file: file })
+    }
+
+    /// `None` when somebody else holds it.
+    pub fn try_exclusive(path: &Path) -> io::Result<Option<Self>> {
+        let file = open(path)?;
+        match FileExt::try_lock(&file) {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(why)) => Err(why),
+        }
     }
 
     pub fn shared(path: &Path) -> io::Result<Self> {

@@ -6,6 +6,7 @@
 //! <cache>/v1/matrices/<key>.mpk       manifest; its modification time is when the matrix was last used
 //! <cache>/v1/matrices/<key>.dat       labels and column squares
 //! <cache>/v1/matrices/<key>.lock      held (shared) while the matrix is in use
+//! <cache>/v1/spools/<plan>/           what runs keep to go on from, see [`crate::spool`]
 //! <cache>/v1/tmp/<unique>/            what an ingest writes; everything is moved into place at its end
 //! ```
 //!
@@ -15,7 +16,7 @@
 
 mod direct;
 mod inputs;
-mod lock;
+pub(crate) mod lock;
 mod manifest;
 mod staging;
 #[cfg(test)]
@@ -111,6 +112,11 @@ impl Cache {
     /// Directory of the cache.
     pub fn path(&self) -> &Path {
         self.root.parent().unwrap_or(&self.root)
+    }
+
+    /// Where the spools of plans lie.
+    pub fn spools(&self) -> PathBuf {
+        self.root.join("spools")
     }
 
     fn guard(&self) -> Result<Lock, Failure> {

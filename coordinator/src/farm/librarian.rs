@@ -1,14 +1,16 @@
-//! Answers agents that ask the coordinator for bytes: input blocks, and results that it keeps. On threads of its own, so
-//! that the loop of the run never waits for a disk.
+//! Answers agents that ask the coordinator for a block, without the loop having to wait for a disk.
 
 use std::{
-    sync::Arc,
-    thread::{Builder, JoinHandle},
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel},
+    },
+    thread::Builder,
 };
 
-use crossbeam_channel::{Sender, unbounded};
 use shared::farm::{
-    bytes::Bytes,
+    bytes::{Bytes, BytesMut},
     contributions::Contributions,
     frame::{Bulk, BulkKind, plan_tag},
     ids::{ContentHash, TaskId},
@@ -17,83 +19,89 @@ use shared::farm::{
 };
 
 use super::Inputs;
+use crate::spool::Spool;
 
-/// Blocks read at once: enough for a disk to have something to do.
-const THREADS: usize = 2;
+/// Questions that wait; whoever asks more is told that there is nothing.
+const QUESTIONS_MAX: usize = 1 << 16;
 
-/// Results that the coordinator keeps: a task's block, or a range of it.
-pub type Kept = dyn Fn(TaskId, Option<(u64, u64)>) -> Option<Bytes> + Send + Sync;
-
-/// See the module. Its queue is bounded by those who ask: an agent has a few requests open.
 pub struct Librarian {
-    requests: Option<Sender<(Outbox, Fetch)>>,
-    threads: Vec<JoinHandle<()>>,
+    plan: ContentHash,
+    questions: SyncSender<(Outbox, Fetch)>,
+    missing: Receiver<TaskId>,
 }
 
 impl Librarian {
+    /// The thread ends by itself when the librarian is dropped; nobody waits for a disk then.
     pub fn start(
         plan: ContentHash,
-        inputs: &Arc<dyn Inputs>,
-        kept: &Arc<Kept>,
-    ) -> std::io::Result<Self> {
-        let (requests, queue) = unbounded::<(Outbox, Fetch)>();
-        let mut threads = Vec::new();
-        for thread in 0..THREADS {
-            let (queue, inputs, kept) = (queue.clone(), Arc::clone(inputs), Arc::clone(kept));
-            threads.push(
-                Builder::new()
-                    .name(format!("librarian-{thread}"))
-                    .spawn(move || {
-                        for (outbox, fetch) in queue {
-                            let answer = answer(plan, &fetch, inputs.as_ref(), kept.as_ref());
-                            // Whoever is gone needs no answer.
-                            let _ = outbox.bulk(&answer);
-                        }
-                    })?,
-            );
-        }
+        inputs: Arc<dyn Inputs>,
+        spool: Option<Arc<Spool>>,
+    ) -> io::Result<Self> {
+        let (questions, receiver) = sync_channel::<(Outbox, Fetch)>(QUESTIONS_MAX);
+        let (sender, missing) = channel();
+        Builder::new().name("librarian".to_owned()).spawn(move || {
+            for (outbox, fetch) in receiver {
+                let block = find(inputs.as_ref(), spool.as_deref(), &sender, fetch.name);
+                // Whoever is gone needs no answer.
+                let _ = outbox.bulk(&answer(plan, fetch.request, block));
+            }
+        })?;
         Ok(Self {
-            requests: Some(requests),
-            threads,
+            plan,
+            questions,
+            missing,
         })
     }
 
-    /// Answers into this outbox, soon.
-    pub fn ask(&self, outbox: Outbox, fetch: Fetch) {
-        if let Some(requests) = &self.requests {
-            let _ = requests.send((outbox, fetch));
+    /// The answer goes to the outbox: a block, or nothing.
+    pub fn fetch(&self, outbox: &Outbox, fetch: Fetch) {
+        match self.questions.try_send((outbox.clone(), fetch)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                let _ = outbox.bulk(&answer(self.plan, fetch.request, None));
+            }
         }
+    }
+
+    /// What the spool should have had and has not.
+    pub fn missing(&self) -> Vec<TaskId> {
+        self.missing.try_iter().collect()
     }
 }
 
-impl Drop for Librarian {
-    fn drop(&mut self) {
-        self.requests = None;
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn answer(plan: ContentHash, fetch: &Fetch, inputs: &dyn Inputs, kept: &Kept) -> Bulk {
-    let found = match fetch.name {
+fn find(
+    inputs: &dyn Inputs,
+    spool: Option<&Spool>,
+    missing: &Sender<TaskId>,
+    name: Name,
+) -> Option<Bytes> {
+    match name {
         Name::Input(hash) => inputs
             .load(&hash)
-            .inspect_err(|why| tracing::warn!("{why}"))
+            .map_err(|why| tracing::warn!("{why}"))
             .ok(),
-        Name::Result { task, range } => kept(task, range),
+        Name::Result { task, range } => {
+            let block = spool.and_then(|spool| spool.read(task, range));
+            if block.is_none() {
+                let _ = missing.send(task);
+            }
+            block
+        }
         Name::Chunk { .. } => None,
-    };
-    let (kind, payload) = match found {
-        Some(bytes) => (BulkKind::Block, bytes),
+    }
+}
+
+fn answer(plan: ContentHash, request: u64, block: Option<Bytes>) -> Bulk {
+    let (kind, payload) = match block {
+        Some(block) => (BulkKind::Block, block),
         None => (
             BulkKind::Nothing,
-            Bytes::copy_from(&[]).expect("no bytes at all"),
+            BytesMut::zeroed(0).expect("nothing").freeze(),
         ),
     };
     Bulk {
         kind,
-        request: fetch.request,
+        request,
         plan: plan_tag(plan),
         rest: 0,
         set: Contributions::default(),

@@ -5,6 +5,7 @@
 
 mod drive;
 pub mod embedded;
+mod keeper;
 mod librarian;
 pub mod remote;
 
@@ -12,6 +13,7 @@ use shared::farm::{frame::FrameError, graph::GraphError, ids::TaskId, work::Work
 
 pub use drive::{Orders, ToCoordinator, drive};
 pub use embedded::{AgentOptions, EmbeddedOptions, run_embedded};
+pub use librarian::Librarian;
 pub use node_agent::inputs::{InputError, InputErrorKind, Inputs};
 
 pub use crate::scheduler::{Progress, StageProgress, Story, TaskStory};

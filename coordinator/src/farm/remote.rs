@@ -48,6 +48,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_SELDOM: Duration = Duration::from_secs(15);
 /// What is still on its way when a run ends gets so long.
 const FAREWELL: Duration = Duration::from_secs(2);
+const LAST_PACKETS: Duration = Duration::from_millis(20);
 const STOP_POLL: Duration = Duration::from_millis(50);
 
 /// Where to look for nodes, and for what.
@@ -84,7 +85,8 @@ struct Shared {
     fingerprint: Fingerprint,
     mailbox: Sender<ToCoordinator>,
     roster: Mutex<Roster>,
-    joined: Condvar,
+    /// A member has come or gone.
+    changed: Condvar,
     closing: AtomicBool,
 }
 
@@ -123,7 +125,7 @@ impl Farm {
             fingerprint: options.identity.fingerprint(),
             mailbox,
             roster: Mutex::default(),
-            joined: Condvar::new(),
+            changed: Condvar::new(),
             closing: AtomicBool::new(false),
         });
         runtime.spawn(recruit(Arc::clone(&shared), search(options.search)));
@@ -150,7 +152,7 @@ impl Farm {
             let wait = window.saturating_sub(begun.elapsed()).min(STOP_POLL);
             roster = self
                 .shared
-                .joined
+                .changed
                 .wait_timeout(roster, wait)
                 .expect("no panic while it is held")
                 .0;
@@ -186,14 +188,25 @@ impl Drop for Farm {
         for row in self.shared.roster().members.values_mut() {
             row.outbox = None;
         }
+        let begun = Instant::now();
+        let mut roster = self.shared.roster();
+        // Links end by themselves when their outboxes are gone and all is said.
+        while roster.living() > 0 && begun.elapsed() < FAREWELL {
+            let wait = FAREWELL.saturating_sub(begun.elapsed());
+            roster = self
+                .shared
+                .changed
+                .wait_timeout(roster, wait)
+                .expect("no panic while it is held")
+                .0;
+        }
+        drop(roster);
+        self.shared
+            .endpoint
+            .close(shared::net::link::code::DONE, b"");
         if let Some(runtime) = self.runtime.take() {
-            let endpoint = self.shared.endpoint.clone();
-            runtime.block_on(async {
-                // Links end by themselves when their outboxes are gone and all is said.
-                let _ = tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await;
-                endpoint.close(shared::net::link::code::DONE, b"");
-            });
-            runtime.shutdown_timeout(Duration::from_millis(200));
+            // The last packets leave.
+            runtime.shutdown_timeout(LAST_PACKETS);
         }
     }
 }
@@ -422,7 +435,7 @@ fn join(shared: &Arc<Shared>, called: Called, address: SocketAddr, heard: &Heard
     drop(roster);
     // Its first words come after this.
     let _ = shared.mailbox.send(ToCoordinator::Joined(agent, outbox));
-    shared.joined.notify_all();
+    shared.changed.notify_all();
     opened.run(FromNode {
         agent,
         shared: Arc::clone(shared),
@@ -451,6 +464,7 @@ impl Taker for FromNode {
         row.member.ended = Some(why.clone());
         let host = row.member.card.host.clone();
         drop(roster);
+        self.shared.changed.notify_all();
         if !self.shared.is_closing() {
             tracing::info!("node {host} is lost: {why}");
             let letter = ToCoordinator::Ended(self.agent, format!("node {host} is lost: {why}"));

@@ -8,7 +8,7 @@ mod tree;
 use shared::{
     farm::{
         bytes::Bytes,
-        graph::{Accumulator, Graph, Input, Output, Task},
+        graph::{Accumulator, Checkpoint, Graph, Input, Output, Task},
         ids::{AccumulatorId, ContentHash, TaskId},
         work::WorkError,
     },
@@ -203,6 +203,10 @@ impl Builder<'_> {
         }
         let stage = self.graph.stage("range pass");
         let range = self.range(&x, stage);
+        self.graph.checkpoints.push(Checkpoint {
+            tasks: range.pushed(),
+            supersedes: None,
+        });
         let stage = self.graph.stage("projection pass");
         let (b, extra) = self.project(&x, &range, stage);
         let stage = self.graph.stage("small SVD");
@@ -365,6 +369,11 @@ impl Builder<'_> {
             let inputs = self.leaf_q(tree, s);
             basis.push(self.add(work, inputs, bytes, (2 * rows * l * l) as u64, stage));
         }
+        let before = self.graph.checkpoints.len().checked_sub(1);
+        self.graph.checkpoints.push(Checkpoint {
+            tasks: basis.clone(),
+            supersedes: before.map(|c| c as u16),
+        });
         let mut start = 0u64;
         let mut x = Vec::new();
         for p in 0..self.panels.len() {
@@ -487,7 +496,8 @@ impl Builder<'_> {
                 range: Some((0, peaks)),
             })
             .collect();
-        let signs = whole(self.add(SvdWork::Signs { rank }, all_peaks, f64s(k, 1), 1, stage));
+        let signs_task = self.add(SvdWork::Signs { rank }, all_peaks, f64s(k, 1), 1, stage);
+        let signs = whole(signs_task);
         let mut right = Vec::new();
         for (slice, task) in self.slices.clone().into_iter().zip(unsigned) {
             let bytes = u64::from(slice.rows) * u64::from(rank) * self.number();
@@ -532,6 +542,13 @@ impl Builder<'_> {
         }
         let right_residual = self.add(SvdWork::Sum { rank }, partial, f64s(k, 1), 1, stage);
         let right_gram = self.gram_out(right_gram, rank, stage);
+        // The sum B goes with its agents, so all that is read from it is kept.
+        let mut kept = vec![small_svd, signs_task, right_residual, right_gram];
+        kept.extend(right.iter().map(|&(task, _)| task));
+        self.graph.checkpoints.push(Checkpoint {
+            tasks: kept,
+            supersedes: None,
+        });
 
         // U, block by block, with A V - U S and U^T U.
         let stage = self.graph.stage("lift pass");

@@ -142,6 +142,21 @@ impl Tree {
         }
     }
 
+    /// The tasks that yield the leaves' factors from above.
+    pub fn pushed(&self) -> Vec<TaskId> {
+        let mut tasks: Vec<TaskId> = self
+            .above
+            .iter()
+            .filter_map(|input| match input {
+                Input::Result { task, .. } => Some(*task),
+                Input::Block { .. } | Input::Fold { .. } => None,
+            })
+            .collect();
+        tasks.sort_unstable();
+        tasks.dedup();
+        tasks
+    }
+
     /// The factor from above of a leaf; none when it is alone.
     pub fn above_leaf(&self, leaf: usize) -> Option<Input> {
         self.above.get(leaf).copied()

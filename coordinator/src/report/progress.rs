@@ -18,6 +18,8 @@ pub enum Event {
     Done(u64),
     /// Something that everybody should read, now.
     Warning(String),
+    /// Something good to know, now.
+    Note(String),
     /// Nothing more comes.
     End,
 }
@@ -206,6 +208,9 @@ impl<W: Write> Lines<W> {
             Event::Warning(text) => {
                 let _ = writeln!(self.out, "warning: {text}");
             }
+            Event::Note(text) => {
+                let _ = writeln!(self.out, "{text}");
+            }
             Event::End => self.pace.end(now),
         }
     }
@@ -289,6 +294,9 @@ impl Observer for Bar {
             }
             Event::Warning(text) => self.bar.suspend(|| {
                 let _ = writeln!(std::io::stderr(), "warning: {text}");
+            }),
+            Event::Note(text) => self.bar.suspend(|| {
+                let _ = writeln!(std::io::stderr(), "{text}");
             }),
             Event::End => self.bar.finish_and_clear(),
         }

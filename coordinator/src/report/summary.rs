@@ -38,7 +38,30 @@ pub struct Summary {
     /// Where the factors are.
     pub directory: PathBuf,
     pub nearest: Vec<Nearest>,
+    /// Who has worked, if not this process.
+    pub farm: Option<FarmSummary>,
     pub warnings: Vec<String>,
+}
+
+/// The nodes of a run.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct FarmSummary {
+    pub nodes: Vec<NodeSummary>,
+}
+
+/// One node of a run, in the order of joining.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct NodeSummary {
+    pub host: String,
+    pub address: String,
+    pub cores: u16,
+    /// Instruction set of its kernels.
+    pub isa: String,
+    /// From and to this process, everything that UDP carried.
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    /// Why it did not work to the end.
+    pub lost: Option<String>,
 }
 
 /// Triplets asked for and found.

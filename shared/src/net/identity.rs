@@ -12,6 +12,7 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use etcetera::{BaseStrategy, choose_base_strategy};
@@ -26,6 +27,8 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The name in every certificate.
 pub const SERVER_NAME: &str = "node.svdjob.internal";
@@ -202,12 +205,14 @@ impl FarmKey {
     /// What a node that is started over SSH is lent, as text: a certificate good from now for so many days, its key, and
     /// the authority's certificate.
     pub fn lend(&self, days: u32) -> Result<String, KeyErrorKind> {
-        let now = std::time::SystemTime::now();
-        let day = std::time::Duration::from_secs(24 * 3600);
+        self.lend_until(SystemTime::now() + DAY * days)
+    }
+
+    pub(crate) fn lend_until(&self, end: SystemTime) -> Result<String, KeyErrorKind> {
         let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned()])?;
         // The clock of the other machine may be behind.
-        params.not_before = (now - day).into();
-        params.not_after = (now + day * days).into();
+        params.not_before = (SystemTime::now() - DAY).into();
+        params.not_after = end.into();
         let lent = self.sign(&params)?;
         Ok(pem("CERTIFICATE", &lent.certificate)
             + &pem("PRIVATE KEY", lent.key.secret_pkcs8_der())

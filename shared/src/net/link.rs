@@ -65,8 +65,6 @@ pub enum CallError {
 pub struct Called {
     pub connection: Connection,
     pub card: NodeCard,
-    /// This side has called.
-    caller: bool,
     send: SendStream,
     recv: RecvStream,
 }
@@ -142,7 +140,6 @@ pub async fn call(
         Ok(Ok((Reply::Welcome(card), send, recv))) => Ok(Called {
             connection,
             card,
-            caller: true,
             send,
             recv,
         }),
@@ -251,7 +248,6 @@ impl Incoming {
         Ok(Called {
             connection: self.connection,
             card,
-            caller: false,
             send: self.send,
             recv: self.recv,
         })
@@ -301,14 +297,14 @@ impl Called {
 
 impl Opened {
     /// Runs the link until one side ends it: what comes goes to `taker`, what is put into the outbox is sent. When all
-    /// hands on the outbox are gone and the other side has everything, the caller hangs up; who was called waits for that.
+    /// hands on the outbox are gone, both streams end; whoever has read the other side's streams to their ends hangs up, so
+    /// nothing that was sent is lost.
     pub fn run(self, taker: impl Taker) -> Connection {
         let Self {
             called:
                 Called {
                     connection,
                     card: _,
-                    caller,
                     send,
                     recv,
                 },
@@ -322,16 +318,18 @@ impl Opened {
                     tokio::try_join!(write_control(send, control), write_bulk(&link, bulk));
                 match written {
                     Err(why) => why,
-                    Ok(_) if caller => {
-                        link.close(code::DONE, b"");
-                        "all is said".to_owned()
-                    }
+                    // All is said; the other side hangs up when it has heard it.
                     Ok(_) => plain(&link.closed().await),
                 }
             };
+            let readers = async {
+                match tokio::try_join!(read_control(recv, &taker), read_bulk(&link, &taker)) {
+                    Err(why) => why,
+                    Ok(_) => "it has said all".to_owned(),
+                }
+            };
             let why = tokio::select! {
-                why = read_control(recv, &link, &taker) => why,
-                why = read_bulk(&link, &taker) => why,
+                why = readers => why,
                 why = writers => why,
             };
             let why = match link.close_reason() {
@@ -376,39 +374,27 @@ enum ReadError {
     Memory(#[from] WorkError),
 }
 
-/// Reads until the end; says why it ended.
-async fn read_control(mut recv: RecvStream, connection: &Connection, taker: &impl Taker) -> String {
-    loop {
-        match control(&mut recv, CONTROL_BYTES_MAX).await {
-            Ok(Some(frame)) => {
-                if !taker.frame(Frame::Control(frame)) {
-                    return "nobody reads any more".to_owned();
-                }
-            }
-            // No more messages; there may be blocks.
-            Ok(None) => return plain(&connection.closed().await),
-            Err(why) => return why.to_string(),
+/// Reads until the end.
+async fn read_control(mut recv: RecvStream, taker: &impl Taker) -> Result<(), String> {
+    while let Some(frame) = control(&mut recv, CONTROL_BYTES_MAX)
+        .await
+        .map_err(|e| e.to_string())?
+    {
+        if !taker.frame(Frame::Control(frame)) {
+            return Err("nobody reads any more".to_owned());
         }
     }
+    Ok(())
 }
 
-async fn read_bulk(connection: &Connection, taker: &impl Taker) -> String {
-    let mut recv = match connection.accept_uni().await {
-        Ok(recv) => recv,
-        Err(why) => return plain(&why),
-    };
-    loop {
-        match bulk(&mut recv).await {
-            Ok(Some(frame)) => {
-                if !taker.frame(frame) {
-                    return "nobody reads any more".to_owned();
-                }
-            }
-            // No more blocks; there may be messages.
-            Ok(None) => return plain(&connection.closed().await),
-            Err(why) => return why.to_string(),
+async fn read_bulk(connection: &Connection, taker: &impl Taker) -> Result<(), String> {
+    let mut recv = connection.accept_uni().await.map_err(|e| plain(&e))?;
+    while let Some(frame) = bulk(&mut recv).await.map_err(|e| e.to_string())? {
+        if !taker.frame(frame) {
+            return Err("nobody reads any more".to_owned());
         }
     }
+    Ok(())
 }
 
 async fn bulk(recv: &mut RecvStream) -> Result<Option<Frame>, ReadError> {
@@ -440,7 +426,7 @@ async fn write_control(
         }
         send.write_all(&batch).await.map_err(|e| e.to_string())?;
     }
-    finish(send).await;
+    let _ = send.finish();
     Ok(())
 }
 
@@ -459,14 +445,309 @@ async fn write_bulk(
             .await
             .map_err(|e| e.to_string())?;
     }
-    if let Some(send) = stream {
-        finish(send).await;
-    }
+    // Its end tells the other side that no more blocks come, even if there was none.
+    let mut send = match stream {
+        Some(send) => send,
+        None => connection.open_uni().await.map_err(|e| plain(&e))?,
+    };
+    let _ = send.finish();
     Ok(())
 }
 
-/// Ends a stream, and waits until the other side has all of it.
-async fn finish(mut send: SendStream) {
-    let _ = send.finish();
-    let _ = send.stopped().await;
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{IpAddr, Ipv4Addr},
+        sync::Arc,
+    };
+
+    use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+    use super::*;
+    use crate::{
+        farm::{
+            frame::Bulk,
+            ids::{ContentHash, TaskId},
+            message::{PROTOCOL, ProtocolRange},
+        },
+        net::{
+            endpoint::{caller, listen},
+            greeting::{Busy, JobCard, Purpose},
+            identity::{FarmKey, Identity},
+        },
+    };
+
+    const WITHIN: Duration = Duration::from_secs(5);
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap()
+    }
+
+    fn node(identity: &Identity) -> (Endpoint, SocketAddr) {
+        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let endpoint = listen(identity, Some(ip), Some(0), Arc::new(|_| None)).unwrap();
+        let address = endpoint.local_addr().unwrap();
+        (endpoint, address)
+    }
+
+    fn greeting() -> Greeting {
+        Greeting {
+            protocol: PROTOCOL,
+            release: "1.2.3".to_owned(),
+            purpose: Purpose::Job(job()),
+        }
+    }
+
+    fn job() -> JobCard {
+        JobCard {
+            plan: ContentHash([3; 32]),
+            title: "films".to_owned(),
+            user: "alice".to_owned(),
+            host: "big1".to_owned(),
+        }
+    }
+
+    fn card() -> NodeCard {
+        NodeCard {
+            id: 7,
+            host: "big2".to_owned(),
+            release: "1.2.3".to_owned(),
+            protocol: PROTOCOL,
+            isa: "AVX2".to_owned(),
+            cores: 8,
+            memory_bytes: 1 << 33,
+            load: 0.5,
+            cached_blocks: 0,
+            cached_bytes: 0,
+            cache_bytes_max: 1 << 36,
+            busy: None,
+        }
+    }
+
+    enum Heard {
+        Frame(Frame),
+        End(String),
+    }
+
+    struct Ear(UnboundedSender<Heard>);
+
+    impl Taker for Ear {
+        fn frame(&self, frame: Frame) -> bool {
+            self.0.send(Heard::Frame(frame)).is_ok()
+        }
+
+        fn end(&self, why: String) {
+            let _ = self.0.send(Heard::End(why));
+        }
+    }
+
+    #[test]
+    fn messages_and_blocks_keep_their_order_and_the_caller_hangs_up_when_all_is_said() {
+        let identity = FarmKey::create().unwrap().identity().unwrap();
+        runtime().block_on(async {
+            let (endpoint, address) = node(&identity);
+            let (ear, mut heard) = unbounded_channel();
+            let serving = tokio::spawn(async move {
+                let connection = endpoint.accept().await.unwrap().await.unwrap();
+                let call = hear(connection).await.unwrap();
+                assert_eq!(call.greeting, greeting());
+                let (_, outbox) = call.welcome(card()).await.unwrap().run(Ear(ear));
+                outbox.control(&"welcome").unwrap();
+                (endpoint, outbox)
+            });
+            let calling = caller(&identity).unwrap();
+            let called = call(&calling, address, &greeting(), WITHIN).await.unwrap();
+            assert_eq!(called.card, card());
+            let (own_ear, mut own) = unbounded_channel();
+            let (_, outbox) = called.run(Ear(own_ear));
+            let plan = ContentHash([3; 32]);
+            let mut sent = Vec::new();
+            for n in 0..20_u32 {
+                outbox.control(&n).unwrap();
+                let bytes = vec![n as u8; 100_000 * (n as usize % 5)];
+                let bulk = Bulk::delivery(plan, TaskId(n), Bytes::copy_from(&bytes).unwrap());
+                outbox.bulk(&bulk).unwrap();
+                sent.push(bulk);
+            }
+            drop(outbox);
+            let (mut numbers, mut blocks) = (Vec::new(), Vec::new());
+            let why = loop {
+                match heard.recv().await.unwrap() {
+                    Heard::Frame(Frame::Control(bytes)) => {
+                        numbers.push(crate::farm::frame::decode_control::<u32>(&bytes).unwrap());
+                    }
+                    Heard::Frame(Frame::Bulk { head, payload }) => {
+                        blocks.push(Bulk::decode(&head, payload).unwrap());
+                    }
+                    Heard::End(why) => break why,
+                }
+            };
+            assert_eq!(numbers, (0..20).collect::<Vec<u32>>(), "{why}");
+            assert_eq!(blocks, sent);
+            let Some(Heard::Frame(Frame::Control(_))) = own.recv().await else {
+                panic!("the answer did not come")
+            };
+            serving.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn strangers_are_refused_and_both_sides_know_why() {
+        let ours = FarmKey::create().unwrap().identity().unwrap();
+        let theirs = FarmKey::create().unwrap().identity().unwrap();
+        runtime().block_on(async {
+            let (endpoint, address) = node(&ours);
+            let serving = tokio::spawn(async move {
+                endpoint
+                    .accept()
+                    .await
+                    .unwrap()
+                    .await
+                    .err()
+                    .map(|e| plain(&e))
+            });
+            let calling = caller(&theirs).unwrap();
+            let refused = call(&calling, address, &greeting(), WITHIN).await.err();
+            let Some(CallError::Stranger(why)) = refused else {
+                panic!("{refused:?}")
+            };
+            assert!(why.contains("another farm"), "{why}");
+            let why = serving.await.unwrap().unwrap();
+            assert!(why.contains("another farm"), "{why}");
+        });
+    }
+
+    #[test]
+    fn what_was_lent_opens_the_door_until_it_expires() {
+        let key = FarmKey::create().unwrap();
+        let identity = key.identity().unwrap();
+        let expired = std::time::SystemTime::now() - Duration::from_secs(10);
+        for (lent, welcome) in [(key.lend(3), true), (key.lend_until(expired), false)] {
+            let lent = Identity::from_pem(&lent.unwrap()).unwrap();
+            runtime().block_on(async {
+                let (endpoint, address) = node(&lent);
+                tokio::spawn(async move {
+                    while let Some(incoming) = endpoint.accept().await {
+                        if let Ok(connection) = incoming.await
+                            && let Ok(call) = hear(connection).await
+                            && let Ok(called) = call.welcome(card()).await
+                        {
+                            called.connection.closed().await;
+                        }
+                    }
+                });
+                let calling = caller(&identity).unwrap();
+                let called = call(&calling, address, &greeting(), WITHIN).await;
+                match called {
+                    Ok(_) => assert!(welcome),
+                    Err(why) => assert!(!welcome && why.to_string().contains("not valid"), "{why}"),
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn refusals_say_why_whatever_the_release() {
+        let identity = FarmKey::create().unwrap().identity().unwrap();
+        let refusals = [
+            Refusal::Busy(Busy {
+                job: job(),
+                lease_ms: 11_500,
+            }),
+            Refusal::Protocol {
+                release: "9.9".to_owned(),
+                understood: ProtocolRange {
+                    oldest: 70,
+                    newest: 71,
+                },
+            },
+        ];
+        let texts = [
+            "busy with job films of alice@big1, lease 12 s",
+            "it is of release 9.9 and speaks protocols 70 to 71",
+        ];
+        for (refusal, text) in refusals.into_iter().zip(texts) {
+            runtime().block_on(async {
+                let (endpoint, address) = node(&identity);
+                let said = refusal.clone();
+                tokio::spawn(async move {
+                    let connection = endpoint.accept().await.unwrap().await.unwrap();
+                    hear(connection).await.unwrap().refuse(said).await;
+                });
+                let calling = caller(&identity).unwrap();
+                let why = call(&calling, address, &greeting(), WITHIN).await.err();
+                assert_eq!(why, Some(CallError::Refused(refusal)));
+                assert!(why.unwrap().to_string().starts_with(text));
+            });
+        }
+    }
+
+    #[test]
+    fn nobody_there_is_said_in_time() {
+        let identity = FarmKey::create().unwrap().identity().unwrap();
+        runtime().block_on(async {
+            // Bound, and never read: what a firewall that drops looks like.
+            let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let address = silent.local_addr().unwrap();
+            let calling = caller(&identity).unwrap();
+            let within = Duration::from_millis(300);
+            let why = call(&calling, address, &greeting(), within).await.err();
+            assert_eq!(why, Some(CallError::Silent(address)));
+        });
+    }
+
+    /// What members of the farm may send that is no protocol: the link ends with a reason, and nothing else happens.
+    #[test]
+    fn nonsense_ends_a_link_with_its_reason() {
+        let identity = FarmKey::create().unwrap().identity().unwrap();
+        let mut oversized = crate::farm::frame::control_frame(&[]);
+        oversized[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+        let truncated = crate::farm::frame::control_frame(&[0; 100])[..50].to_vec();
+        for (bytes, text) in [
+            (vec![0x55; 100], "mark of its kind"),
+            (oversized, "limit"),
+            (truncated, "early"),
+        ] {
+            let identity = identity.clone();
+            runtime().block_on(async move {
+                let (endpoint, address) = node(&identity);
+                let (ear, mut heard) = unbounded_channel();
+                tokio::spawn(async move {
+                    let connection = endpoint.accept().await.unwrap().await.unwrap();
+                    let call = hear(connection).await.unwrap();
+                    let (connection, _outbox) = call.welcome(card()).await.unwrap().run(Ear(ear));
+                    connection.closed().await;
+                });
+                let calling = caller(&identity).unwrap();
+                let mut called = call(&calling, address, &greeting(), WITHIN).await.unwrap();
+                called.send.write_all(&bytes).await.unwrap();
+                called.send.finish().unwrap();
+                let Some(Heard::End(why)) = heard.recv().await else {
+                    panic!("something was understood")
+                };
+                assert!(why.contains(text), "{why}");
+            });
+        }
+        // Before any greeting, too.
+        runtime().block_on(async {
+            let (endpoint, address) = node(&identity);
+            let serving = tokio::spawn(async move {
+                let connection = endpoint.accept().await.unwrap().await.unwrap();
+                hear(connection).await.err()
+            });
+            let calling = caller(&identity).unwrap();
+            let connection = calling
+                .connect(address, SERVER_NAME)
+                .unwrap()
+                .await
+                .unwrap();
+            let (mut send, _recv) = connection.open_bi().await.unwrap();
+            send.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            assert!(serving.await.unwrap().is_some());
+        });
+    }
 }

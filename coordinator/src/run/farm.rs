@@ -1,0 +1,137 @@
+//! Who works on a job: nodes of the farm, or this process.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use shared::{
+    machine,
+    net::{
+        discovery::SearchOptions,
+        greeting::JobCard,
+        identity::{self, KEY_VARIABLE},
+    },
+};
+
+use crate::{
+    failure::{ExitCode, Failure},
+    farm::remote::{Farm, FarmOptions, Member},
+    job::resolved::{self, Job, Otherwise},
+    plan::Plan,
+    report::{
+        progress::{Event, Observer, Stage, Unit},
+        summary::{FarmSummary, NodeSummary},
+    },
+};
+
+/// Looks for nodes, if this machine has a farm key. `None`: work in this process.
+pub fn gather(
+    job: &Job,
+    plan: &Plan,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Option<Farm>, Failure> {
+    let wish = &job.farm;
+    if wish.embedded {
+        return Ok(None);
+    }
+    let no_key = |why: String| {
+        Failure::new(ExitCode::NoFarm, why).help(
+            "`svdjob farm init` makes a farm key; where there is a farm already, bring its key to this machine",
+        )
+    };
+    let identity = match identity::find(wish.key.as_deref()) {
+        Ok(Some(identity)) => identity,
+        Ok(None) if wants_a_farm(wish) => {
+            let place = identity::key_path(None).map_or_else(
+                || "the configuration directory".to_owned(),
+                |path| path.display().to_string(),
+            );
+            return Err(no_key(format!(
+                "the job wants a farm, and this machine has no farm key: looked for {place} and at ${KEY_VARIABLE}"
+            )));
+        }
+        Ok(None) => return Ok(None),
+        Err(why) => return Err(no_key(why.to_string())),
+    };
+    if !wish.discover && wish.nodes.is_empty() && wish.ssh.is_empty() {
+        return Ok(None);
+    }
+    observer.observe(Event::Stage(Stage {
+        title: "looking for nodes".to_owned(),
+        unit: Unit::Tasks,
+        total: None,
+        pass: None,
+    }));
+    let title = job.directory.file_name().map_or_else(
+        || "factors".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    );
+    let options = FarmOptions {
+        search: SearchOptions {
+            fingerprint: identity.fingerprint(),
+            discover: wish.discover,
+            interface: wish.interface.clone(),
+            hosts: wish.nodes.clone(),
+        },
+        identity,
+        job: JobCard {
+            plan: plan.hash,
+            title,
+            user: machine::user(),
+            host: machine::host(),
+        },
+    };
+    let farm = Farm::open(options).map_err(|why| Failure::resources(why.to_string()))?;
+    let found = farm.gather(wish.at_least as usize, wish.window, stop);
+    if stop.load(Ordering::Relaxed) {
+        return Err(Failure::interrupted());
+    }
+    if found >= wish.at_least as usize {
+        return Ok(Some(farm));
+    }
+    let searched = farm.searched();
+    drop(farm);
+    let few = match found {
+        0 => String::new(),
+        1 => format!(", of {} wanted 1 is there", wish.at_least),
+        n => format!(", of {} wanted {n} are there", wish.at_least),
+    };
+    match wish.otherwise {
+        Otherwise::Fail => Err(
+            Failure::new(ExitCode::NoFarm, format!("no farm{few}\n{searched}")).help(
+                "start `svdnode` on other machines; --otherwise embedded works on this one alone",
+            ),
+        ),
+        Otherwise::Embedded => {
+            observer.observe(Event::Warning(format!(
+                "no farm{few}; this machine works alone\n{searched}"
+            )));
+            Ok(None)
+        }
+    }
+}
+
+/// Whether the job says more than that a farm would be welcome.
+fn wants_a_farm(wish: &resolved::Farm) -> bool {
+    match wish.otherwise {
+        Otherwise::Fail => true,
+        Otherwise::Embedded => !wish.nodes.is_empty() || !wish.ssh.is_empty() || wish.key.is_some(),
+    }
+}
+
+/// The farm, as the report shows it.
+pub fn summary(members: &[Member]) -> FarmSummary {
+    FarmSummary {
+        nodes: members
+            .iter()
+            .map(|member| NodeSummary {
+                host: member.card.host.clone(),
+                address: member.address.to_string(),
+                cores: member.card.cores,
+                isa: member.card.isa.clone(),
+                sent_bytes: member.sent_bytes,
+                received_bytes: member.received_bytes,
+                lost: member.ended.clone(),
+            })
+            .collect(),
+    }
+}
