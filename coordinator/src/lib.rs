@@ -8,6 +8,7 @@ pub mod failure;
 pub mod farm;
 pub mod ingest;
 pub mod job;
+pub mod launch;
 pub mod library;
 pub mod memory;
 pub mod output;

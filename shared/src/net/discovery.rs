@@ -110,7 +110,7 @@ impl fmt::Display for Heard {
 pub struct Search {
     shared: Arc<Shared>,
     /// Aborted on drop.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 /// Begins to search. Must be called inside a tokio runtime.
@@ -132,26 +132,34 @@ pub fn search(options: SearchOptions) -> Search {
         let record = &mut shared.lock().record;
         record.discover = options.discover;
         record.interface.clone_from(&options.interface);
-        record.hosts.extend(options.hosts.iter().map(|host| Asked {
-            name: host.to_string(),
-            ..Asked::default()
-        }));
     }
     let mut tasks = JoinSet::new();
     if options.discover {
         tasks.spawn(broadcast(Arc::clone(&shared), options.interface.clone()));
         tasks.spawn(browse(Arc::clone(&shared), options.interface));
     }
-    for (at, host) in options.hosts.into_iter().enumerate() {
-        tasks.spawn(ask_host(Arc::clone(&shared), at, host));
+    let mut search = Search { shared, tasks };
+    for host in options.hosts {
+        search.ask(host);
     }
-    Search {
-        shared,
-        _tasks: tasks,
-    }
+    search
 }
 
 impl Search {
+    /// Asks one more host by name.
+    pub fn ask(&mut self, host: HostPort) {
+        let at = {
+            let hosts = &mut self.shared.lock().record.hosts;
+            hosts.push(Asked {
+                name: host.to_string(),
+                ..Asked::default()
+            });
+            hosts.len() - 1
+        };
+        self.tasks
+            .spawn(ask_host(Arc::clone(&self.shared), at, host));
+    }
+
     /// Waits for the next news: a node that was not known, or a known one of which there is more to tell, or that answers
     /// again after a silence. May be cancelled without loss.
     pub async fn next(&mut self) -> Heard {
