@@ -16,6 +16,7 @@ use crate::{
     },
     job::size,
     plan::Plan,
+    spool::Spool,
 };
 
 /// Cores and memory to run with. They decide where and when, never what.
@@ -23,12 +24,15 @@ use crate::{
 pub struct Hands {
     /// Agents in this process, each with its cores and its share of memory in bytes. One, but for tests of the farm.
     pub agents: Vec<(usize, u64)>,
+    /// Where checkpoints are kept.
+    pub spool: Option<Arc<Spool>>,
 }
 
 impl Hands {
     pub fn one(cores: usize, memory: u64) -> Self {
         Self {
             agents: vec![(cores, memory)],
+            spool: None,
         }
     }
 }
@@ -87,6 +91,7 @@ pub fn factor(
                 AgentOptions::new(u16::try_from(cores).unwrap_or(u16::MAX), memory)
             })
             .collect(),
+        spool: hands.spool.clone(),
         ..EmbeddedOptions::new(1, 0)
     };
     let mut collector = Collector::new(plan, facts.frobenius_squared(), sink);

@@ -163,6 +163,11 @@ impl Spool {
         written
     }
 
+    /// What was accepted is not written after all.
+    pub fn refuse(&self, task: TaskId) {
+        locked(&self.pending).remove(&task);
+    }
+
     /// Keeps a block: what [`accept`](Self::accept) and [`write`](Self::write) do.
     pub fn keep(&self, task: TaskId, bytes: Bytes) -> io::Result<()> {
         self.accept(task, bytes);

@@ -13,7 +13,7 @@ use shared::farm::{
     frame::{Bulk, BulkKind, Frame, FrameError, decode_control, plan_tag},
     ids::{AgentId, ContentHash},
     link::Outbox,
-    message::{Fetch, Name, Peer, ToAgent},
+    message::{Fetch, FromAgent, Name, Peer, ToAgent},
     moment::Moment,
     work::Work,
 };
@@ -40,7 +40,8 @@ pub enum Letter {
 /// Where an agent's words go.
 pub trait Links: Send {
     fn coordinator(&self) -> &Outbox;
-    /// The way to ask somebody for something; to be found in `Peers` messages, or [`AgentId::COORDINATOR`].
+    /// The way to ask another agent for something; to be found in `Peers` messages. Questions to the coordinator go to its
+    /// own outbox.
     fn ask(&mut self, whom: AgentId) -> Option<Outbox>;
     /// The way to answer somebody who has asked.
     fn answer(&mut self, whom: AgentId) -> Option<Outbox>;
@@ -167,32 +168,35 @@ impl<W: Work, L: Links> Driver<W, L> {
                 }
                 Event::Coordinator(message)
             }
-            Letter::Peer(from, Frame::Control(bytes)) => {
-                let Fetch { request, name } = decode_control(&bytes)?;
-                Event::Asked {
+            Letter::Peer(from, Frame::Control(bytes)) => match decode_control(&bytes) {
+                Ok(Fetch { request, name }) => Event::Asked {
                     from,
                     request,
                     name,
-                }
-            }
-            Letter::Coordinator(Frame::Bulk { head, payload })
-            | Letter::Peer(_, Frame::Bulk { head, payload }) => {
-                let bulk = Bulk::decode(&head, payload)?;
-                if bulk.plan != plan_tag(self.plan) {
+                },
+                Err(why) => {
+                    self.nonsense(from, &why);
                     return Ok(());
                 }
-                let what = match bulk.kind {
-                    BulkKind::Block => Parcel::Block,
-                    BulkKind::Partial => Parcel::Partial(bulk.set),
-                    BulkKind::Nothing => Parcel::Nothing,
-                    BulkKind::Delivery => return Ok(()),
+            },
+            Letter::Coordinator(Frame::Bulk { head, payload }) => {
+                let bulk = Bulk::decode(&head, payload)?;
+                match self.arrived(bulk) {
+                    Some(event) => event,
+                    None => return Ok(()),
+                }
+            }
+            Letter::Peer(from, Frame::Bulk { head, payload }) => {
+                let bulk = match Bulk::decode(&head, payload) {
+                    Ok(bulk) => bulk,
+                    Err(why) => {
+                        self.nonsense(from, &why);
+                        return Ok(());
+                    }
                 };
-                Event::Arrived {
-                    request: bulk.request,
-                    rest: bulk.rest,
-                    bytes: bulk.payload.len() as u64,
-                    parcel: self.hands.parcel(bulk.payload),
-                    what,
+                match self.arrived(bulk) {
+                    Some(event) => event,
+                    None => return Ok(()),
                 }
             }
             Letter::PeerGone(peer) => Event::PeerGone(peer),
@@ -228,6 +232,32 @@ impl<W: Work, L: Links> Driver<W, L> {
         Ok(())
     }
 
+    /// The event of a bulk frame, if it is an answer of this job.
+    fn arrived(&mut self, bulk: Bulk) -> Option<Event<W>> {
+        if bulk.plan != plan_tag(self.plan) {
+            return None;
+        }
+        let what = match bulk.kind {
+            BulkKind::Block => Parcel::Block,
+            BulkKind::Partial => Parcel::Partial(bulk.set),
+            BulkKind::Nothing => Parcel::Nothing,
+            BulkKind::Delivery => return None,
+        };
+        Some(Event::Arrived {
+            request: bulk.request,
+            rest: bulk.rest,
+            bytes: bulk.payload.len() as u64,
+            parcel: self.hands.parcel(bulk.payload),
+            what,
+        })
+    }
+
+    /// A peer's frame that is none: what was asked of it will not come.
+    fn nonsense(&mut self, from: AgentId, why: &FrameError) {
+        tracing::warn!(agent = from.0, "a frame {why}");
+        self.handle(Event::PeerGone(from));
+    }
+
     /// Does what the agent says; false when that is to stop.
     fn act(&mut self, action: Action<W>) -> bool {
         match action {
@@ -237,10 +267,15 @@ impl<W: Work, L: Links> Driver<W, L> {
                 request,
                 name,
             } => {
-                let asked = self
-                    .links
-                    .ask(peer)
-                    .is_some_and(|p| p.control(&Fetch { request, name }).is_ok());
+                let fetch = Fetch { request, name };
+                let asked = if peer == AgentId::COORDINATOR {
+                    let question = FromAgent::Fetch(fetch);
+                    self.links.coordinator().control(&question).is_ok()
+                } else {
+                    self.links
+                        .ask(peer)
+                        .is_some_and(|p| p.control(&fetch).is_ok())
+                };
                 if !asked {
                     tracing::debug!(?peer, ?name, "a peer is gone");
                     self.handle(Event::PeerGone(peer));
@@ -296,6 +331,7 @@ impl<W: Work, L: Links> Driver<W, L> {
             Action::Forget(name) => self.hands.forget(&name),
             Action::ForgetSum(id) => self.hands.forget_sum(id),
             Action::Discard(parcel) => self.hands.discard(parcel),
+            Action::ForgetAll => self.hands.forget_all(),
             Action::Overrun {
                 task,
                 tracked,

@@ -48,17 +48,20 @@ struct Part {
     /// Bytes of a copy whose memory does not exist yet.
     bytes: usize,
     memory: Option<BytesMut>,
+    /// It had memory before: there may be contributions in it.
+    open: bool,
 }
 
 /// What a job has yielded.
 pub struct Yielded {
     pub this: Try,
-    outcome: Result<Output, WorkError>,
+    outcome: Output,
 }
 
 enum Output {
-    Block(Bytes),
-    Fold(Vec<Part>),
+    Block(Result<Bytes, WorkError>),
+    /// A fold that fails adds nothing: what was in the parts before is still good.
+    Fold(Vec<Part>, Result<(), WorkError>),
 }
 
 impl<W: Work> Loaded<W> {
@@ -71,9 +74,10 @@ impl<W: Work> Loaded<W> {
             target,
         } = self;
         let outcome = match target {
-            LoadedTarget::Block => caught(|| work.block(&inputs)).map(Output::Block),
+            LoadedTarget::Block => Output::Block(caught(|| work.block(&inputs))),
             LoadedTarget::Fold(mut parts) => {
-                fold(&work, &inputs, &mut parts).map(|()| Output::Fold(parts))
+                let folded = fold(&work, &inputs, &mut parts);
+                Output::Fold(parts, folded)
             }
         };
         Yielded { this, outcome }
@@ -211,6 +215,7 @@ impl Hands {
                         let shape = &self.accumulators[accumulator.0 as usize];
                         Part {
                             key,
+                            open,
                             bytes: 8 * shape.part_len(part),
                             memory: open.then(|| match self.sums.remove(&key) {
                                 Some(Sum::Open(memory)) => memory,
@@ -233,20 +238,35 @@ impl Hands {
 
     /// Takes in what a job has yielded; the length of the block.
     pub fn take(&mut self, yielded: Yielded) -> Result<u64, WorkError> {
-        match yielded.outcome? {
-            Output::Block(bytes) => {
+        match yielded.outcome {
+            Output::Block(Ok(bytes)) => {
                 let length = bytes.len() as u64;
                 self.put(Name::result(yielded.this.task), bytes);
                 Ok(length)
             }
-            Output::Fold(parts) => {
+            Output::Block(Err(why)) => Err(why),
+            Output::Fold(parts, folded) => {
                 for part in parts {
-                    let memory = part.memory.expect("made before the task ran");
-                    self.sums.insert(part.key, Sum::Open(memory));
+                    match part.memory {
+                        Some(memory) if part.open || folded.is_ok() => {
+                            self.sums.insert(part.key, Sum::Open(memory));
+                        }
+                        Some(_) | None => {}
+                    }
                 }
-                Ok(0)
+                folded.map(|()| 0)
             }
         }
+    }
+
+    /// Forgets everything but input blocks.
+    pub fn forget_all(&mut self) {
+        self.blocks.retain(|name, _| match name {
+            Name::Input(_) => true,
+            Name::Result { .. } | Name::Chunk { .. } => false,
+        });
+        self.sums.clear();
+        self.parcels.clear();
     }
 
     /// What is left in memory, for tests: blocks, copies, parcels.

@@ -135,6 +135,18 @@ impl Partials {
         }
     }
 
+    /// The task that had taken them has failed and added nothing.
+    pub fn take_back(&mut self, id: AccumulatorId, parts: (u16, u16), taken: &[(u16, bool)]) {
+        for (part, &(at, open)) in (parts.0..parts.1).zip(taken) {
+            let Some(copies) = self.copies.get_mut(&(id, part)) else {
+                continue;
+            };
+            let copy = &mut copies[at as usize];
+            copy.state = CopyState::Free;
+            copy.open = open;
+        }
+    }
+
     /// Everything that is here of a part, never to be added to again. `None` while a task is adding to it.
     pub fn seal(&mut self, id: AccumulatorId, part: u16) -> Option<Vec<(u16, Contributions)>> {
         let Some(copies) = self.copies.get_mut(&(id, part)) else {

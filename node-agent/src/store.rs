@@ -246,6 +246,44 @@ impl Store {
         self.hold();
     }
 
+    /// Tasks in the queue read it.
+    pub fn wanted(&self, name: &Name) -> bool {
+        self.entries.get(name).is_some_and(|e| e.wants > 0)
+    }
+
+    /// Nobody else will read it, or others read it elsewhere. True when it was dropped; what is read here by tasks in the
+    /// queue stays until they have.
+    pub fn release_block(&mut self, name: Name) -> bool {
+        if !self.wanted(&name) {
+            return self.forget(name);
+        }
+        self.change(name, |e| {
+            e.owned = false;
+            e.next = u32::MAX;
+        });
+        false
+    }
+
+    /// Keeps the input blocks that are here and forgets everything else. Nothing may be on its way.
+    pub fn reset(&mut self) {
+        let kept = self
+            .entries
+            .iter()
+            .filter(|(name, entry)| matches!(name, Name::Input(_)) && entry.state == State::Here)
+            .map(|(name, entry)| (*name, entry.bytes))
+            .collect::<Vec<_>>();
+        let (budget, peak) = (self.budget, self.peak);
+        *self = Self::new(budget);
+        self.peak = peak;
+        for (name, bytes) in kept {
+            self.change(name, |e| {
+                e.state = State::Here;
+                e.bytes = bytes;
+            });
+            self.reserve(bytes);
+        }
+    }
+
     /// Drops it. True when it was here.
     pub fn forget(&mut self, name: Name) -> bool {
         let Some(entry) = self.entries.remove(&name) else {

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
@@ -11,17 +12,24 @@ use std::{
 
 use shared::farm::{
     bytes::Bytes,
-    frame::{Bulk, BulkKind, Frame, decode_control},
+    frame::{Bulk, BulkKind, Frame, FrameError, decode_control, plan_tag},
     graph::Graph,
     ids::{AgentId, ContentHash, TaskId},
     link::Outbox,
-    message::{Cause, FromAgent, Try},
+    message::{Cause, FromAgent, ToAgent, Try},
     moment::Moment,
     work::{Work, WorkError},
 };
 
-use super::{RunError, RunReport};
-use crate::scheduler::{Action, Event, Progress, Scheduler, SchedulerConfig};
+use super::{
+    Inputs, RunError, RunReport,
+    keeper::{Keeper, Outcome},
+    librarian::Librarian,
+};
+use crate::{
+    scheduler::{Action, Event, Progress, Scheduler, SchedulerConfig},
+    spool::Spool,
+};
 
 /// What arrives in the coordinator's mailbox.
 pub enum ToCoordinator {
@@ -39,6 +47,10 @@ pub struct Orders<'a, E> {
     /// The plan's hash: the name of its results.
     pub plan: ContentHash,
     pub config: SchedulerConfig,
+    /// Input blocks for agents that ask the coordinator for them.
+    pub inputs: Arc<dyn Inputs>,
+    /// Where checkpoints are kept, and perhaps are from a run before.
+    pub spool: Option<Arc<Spool>>,
     /// The least time between two reports of progress within a stage.
     pub progress_ms_min: u64,
     /// Is handed the blocks of [`Graph::deliveries`] as they come.
@@ -50,12 +62,16 @@ pub struct Orders<'a, E> {
 
 /// How often the stop flag is looked at while nothing happens.
 const STOP_POLL: Duration = Duration::from_millis(50);
+/// How often what threads have done is looked at while they do something.
+const THREADS_POLL: Duration = Duration::from_millis(2);
 const LETTERS_MAX: usize = 256;
 
 struct Run<'g, 'a, W: Work, E> {
     graph: &'g Graph<W>,
     orders: Orders<'a, E>,
     scheduler: Scheduler<'g, W>,
+    keeper: Option<Keeper>,
+    librarian: Librarian,
     outboxes: HashMap<AgentId, Outbox>,
     /// Delivered blocks that the scheduler has not spoken about yet.
     blocks: HashMap<TaskId, Bytes>,
@@ -71,9 +87,19 @@ pub fn drive<W: Work, E>(
     letters: &Receiver<ToCoordinator>,
 ) -> Result<RunReport, RunError<E>> {
     graph.validate()?;
+    let kept = orders.spool.as_ref().map(|spool| spool.kept());
+    let threads = |why: std::io::Error| RunError::Agent(format!("could not start a thread: {why}"));
+    let spool = orders.spool.clone();
     let mut run = Run {
         graph,
-        scheduler: Scheduler::new(graph, orders.plan, orders.config),
+        scheduler: Scheduler::new(graph, orders.plan, orders.config, kept.as_deref()),
+        keeper: spool
+            .clone()
+            .map(Keeper::start)
+            .transpose()
+            .map_err(threads)?,
+        librarian: Librarian::start(orders.plan, Arc::clone(&orders.inputs), spool)
+            .map_err(threads)?,
         orders,
         outboxes: HashMap::new(),
         blocks: HashMap::new(),
@@ -89,23 +115,34 @@ pub fn drive<W: Work, E>(
             return Err(RunError::Interrupted);
         }
         run.report();
+        run.look_at_threads();
         let wait = match run.scheduler.poll_deadline() {
             Some(at) => Duration::from_micros(at.since(run.now())).min(STOP_POLL),
             None => STOP_POLL,
         };
-        let first = match letters.recv_timeout(wait) {
-            Ok(letter) => letter,
-            Err(RecvTimeoutError::Timeout) => {
-                run.handle(Event::Tick);
-                continue;
+        let busy = run.keeper.as_ref().is_some_and(Keeper::is_busy);
+        let wait = if busy { wait.min(THREADS_POLL) } else { wait };
+        // Whoever is silent may have spoken while this loop was not listening: the letters come first.
+        let mut read = 0;
+        match letters.recv_timeout(wait) {
+            Ok(first) => {
+                let more = letters.try_iter().take(LETTERS_MAX);
+                for letter in std::iter::once(first).chain(more) {
+                    run.read(letter)?;
+                    read += 1;
+                }
             }
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(RunError::Agent("all of them are gone".to_owned()));
             }
-        };
-        let more = letters.try_iter().take(LETTERS_MAX);
-        for letter in std::iter::once(first).chain(more) {
-            run.read(letter)?;
+        }
+        let due = run
+            .scheduler
+            .poll_deadline()
+            .is_some_and(|at| at <= run.now());
+        if read == 0 || (due && read <= LETTERS_MAX) {
+            run.handle(Event::Tick);
         }
     }
     let last = run.scheduler.progress(run.now());
@@ -135,15 +172,44 @@ impl<W: Work, E> Run<'_, '_, W, E> {
                     }
                 }
                 Action::Deliver(task) => {
-                    let block = self.blocks.remove(&task).expect("it has just come");
+                    let block = self.blocks.get(&task).cloned().expect("it has just come");
                     (self.orders.deliver)(task, block).map_err(RunError::Deliver)?;
                 }
+                Action::DeliverKept(task) => {
+                    let spool = self.orders.spool.as_ref();
+                    let event = match spool.and_then(|s| s.read(task, None)) {
+                        Some(block) => {
+                            (self.orders.deliver)(task, block).map_err(RunError::Deliver)?;
+                            Event::DeliveredKept(task)
+                        }
+                        None => Event::NotKept(task),
+                    };
+                    self.handle(event);
+                }
+                Action::Keep { agent, task } => {
+                    let block = self.blocks.get(&task).cloned().expect("it has just come");
+                    if let Some(keeper) = &mut self.keeper {
+                        keeper.keep(agent, task, block);
+                    }
+                }
+                Action::Unkeep(task) => {
+                    if let Some(keeper) = &mut self.keeper {
+                        keeper.forget(task);
+                    }
+                }
                 Action::Failed { this, cause } => return Err(self.failure(this, cause)),
-                Action::Refused { agent, .. } => {
-                    return Err(RunError::Agent(format!(
-                        "agent {} is of another release",
-                        agent.0
-                    )));
+                Action::Refused { agent, understood } => {
+                    tracing::warn!(
+                        agent = agent.0,
+                        "it speaks protocols {} to {}, this release does not: it is left out",
+                        understood.oldest,
+                        understood.newest
+                    );
+                    self.outboxes.remove(&agent);
+                }
+                Action::Close(agent) => {
+                    tracing::warn!(agent = agent.0, "silent for too long: it is given up");
+                    self.outboxes.remove(&agent);
                 }
                 Action::Finished => return Ok(true),
             }
@@ -172,15 +238,29 @@ impl<W: Work, E> Run<'_, '_, W, E> {
                 self.outboxes.insert(agent, outbox);
                 return Ok(());
             }
-            ToCoordinator::Frame(agent, Frame::Control(bytes)) => Event::Said {
-                agent,
-                message: decode_control::<FromAgent>(&bytes)?,
-            },
+            ToCoordinator::Frame(agent, Frame::Control(bytes)) => {
+                let message = match decode_control::<FromAgent>(&bytes) {
+                    Ok(message) => message,
+                    Err(why) => return self.nonsense(agent, why),
+                };
+                if let (FromAgent::Fetch(fetch), Some(outbox)) =
+                    (&message, self.outboxes.get(&agent))
+                {
+                    self.librarian.fetch(outbox, *fetch);
+                }
+                Event::Said { agent, message }
+            }
             ToCoordinator::Frame(agent, Frame::Bulk { head, payload }) => {
-                let bulk = Bulk::decode(&head, payload)?;
+                let bulk = match Bulk::decode(&head, payload) {
+                    Ok(bulk) => bulk,
+                    Err(why) => return self.nonsense(agent, why),
+                };
                 match bulk.kind {
-                    BulkKind::Delivery => {}
-                    BulkKind::Block | BulkKind::Partial | BulkKind::Nothing => return Ok(()),
+                    BulkKind::Delivery if bulk.plan == plan_tag(self.orders.plan) => {}
+                    BulkKind::Delivery
+                    | BulkKind::Block
+                    | BulkKind::Partial
+                    | BulkKind::Nothing => return Ok(()),
                 }
                 let task = TaskId(u32::try_from(bulk.request).unwrap_or(u32::MAX));
                 self.blocks.insert(task, bulk.payload);
@@ -195,6 +275,46 @@ impl<W: Work, E> Run<'_, '_, W, E> {
         };
         self.handle(event);
         Ok(())
+    }
+
+    /// A frame that is none: nothing that this agent says can be relied on.
+    fn nonsense(&mut self, agent: AgentId, why: FrameError) -> Result<(), RunError<E>> {
+        tracing::warn!(agent = agent.0, "a frame {why}: it is given up");
+        self.outboxes.remove(&agent);
+        if self.outboxes.is_empty() {
+            return Err(why.into());
+        }
+        self.handle(Event::Lost(agent));
+        Ok(())
+    }
+
+    /// What the keeper and the librarian have found.
+    fn look_at_threads(&mut self) {
+        for task in self.librarian.missing() {
+            self.handle(Event::NotKept(task));
+        }
+        let Some(keeper) = &mut self.keeper else {
+            return;
+        };
+        for outcome in keeper.outcomes() {
+            match outcome {
+                Outcome::Kept { agent, task } => {
+                    if let Some(outbox) = self.outboxes.get(&agent) {
+                        let _ = outbox.control(&ToAgent::<W>::Delivered(vec![task]));
+                    }
+                }
+                Outcome::Lost { agent, task } => {
+                    if let Some(outbox) = self.outboxes.get(&agent) {
+                        let _ = outbox.control(&ToAgent::<W>::Delivered(vec![task]));
+                    }
+                    self.handle(Event::NotKept(task));
+                }
+                Outcome::Full(why) => {
+                    tracing::warn!("nothing more is kept for another run: {why}");
+                    self.handle(Event::KeepNoMore);
+                }
+            }
+        }
     }
 
     fn report(&mut self) {

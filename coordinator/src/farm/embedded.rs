@@ -26,7 +26,10 @@ use shared::farm::{
 };
 
 use super::{Orders, RunError, RunReport, ToCoordinator, drive};
-use crate::scheduler::{Progress, SchedulerConfig};
+use crate::{
+    scheduler::{Progress, SchedulerConfig},
+    spool::Spool,
+};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AgentOptions {
@@ -47,9 +50,11 @@ impl AgentOptions {
     }
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct EmbeddedOptions {
     pub agents: Vec<AgentOptions>,
+    /// Where checkpoints are kept.
+    pub spool: Option<Arc<Spool>>,
     /// The least time between two reports of progress within a stage.
     pub progress_ms_min: u64,
 }
@@ -59,6 +64,7 @@ impl EmbeddedOptions {
     pub fn new(cores: u16, memory_bytes: u64) -> Self {
         Self {
             agents: vec![AgentOptions::new(cores, memory_bytes)],
+            spool: None,
             progress_ms_min: 100,
         }
     }
@@ -82,11 +88,7 @@ impl Links for InMemory {
     }
 
     fn ask(&mut self, whom: AgentId) -> Option<Outbox> {
-        if whom == AgentId::COORDINATOR {
-            Some(self.coordinator.clone())
-        } else {
-            self.peers.get(whom.0 as usize).cloned()
-        }
+        self.peers.get(whom.0 as usize).cloned()
     }
 
     fn answer(&mut self, whom: AgentId) -> Option<Outbox> {
@@ -190,8 +192,12 @@ pub fn run_embedded<W: Work, E>(
         plan,
         config: SchedulerConfig {
             agents_expected: options.agents.len(),
+            // One alone reads what the others would: what it cannot read is to be made again at once.
+            attempts_max: if options.agents.len() > 1 { 3 } else { 1 },
             ..SchedulerConfig::default()
         },
+        inputs: Arc::clone(&inputs),
+        spool: options.spool.clone(),
         progress_ms_min: options.progress_ms_min,
         deliver,
         progress,

@@ -5,11 +5,14 @@
 
 mod drive;
 pub mod embedded;
+mod keeper;
+mod librarian;
 
 use shared::farm::{frame::FrameError, graph::GraphError, ids::TaskId, work::WorkError};
 
 pub use drive::{Orders, ToCoordinator, drive};
 pub use embedded::{AgentOptions, EmbeddedOptions, run_embedded};
+pub use librarian::Librarian;
 pub use node_agent::inputs::{InputError, InputErrorKind, Inputs};
 
 pub use crate::scheduler::{Progress, StageProgress, Story, TaskStory};

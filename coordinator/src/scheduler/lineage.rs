@@ -3,89 +3,217 @@
 //!
 //! A partial sum is lost whole. The contributions that were in it are added again elsewhere; the partial sums of others
 //! stay as they are. Since a reader adds only disjoint sets that cover all, no contribution can count twice.
+//!
+//! A run begins as if all of the plan had been done and lost: what the deliveries and the checkpoints need of it, beyond
+//! what a run before has kept, is to be done.
 
+use rustc_hash::FxHashSet;
 use shared::farm::{
     graph::{Input, Output},
     ids::{AccumulatorId, AgentId, TaskId},
     moment::Moment,
 };
 
-use super::{Scheduler, State, Transition};
+use super::{Keep, Scheduler, State, Transition};
+
+/// What is being undone: tasks still to look at, and whose readers have to be counted anew.
+#[derive(Default)]
+pub(super) struct Undoing {
+    tasks: Vec<TaskId>,
+    touched: FxHashSet<TaskId>,
+    touched_sums: FxHashSet<AccumulatorId>,
+}
 
 impl<W: Clone> Scheduler<'_, W> {
-    pub(super) fn lost(&mut self, now: Moment, agent: AgentId) {
-        if !self.is_alive(agent) {
-            return;
+    /// Everything that is needed and does not exist.
+    pub(super) fn begin(&mut self, kept: Option<&[TaskId]>) {
+        let graph = self.graph;
+        if let Some(kept) = kept {
+            for &task in kept {
+                if let Some(row) = self.tasks.get_mut(task.0 as usize)
+                    && self.tables.checkpoint_of(task.0).is_some()
+                {
+                    row.keep = Keep::Kept;
+                }
+            }
+            self.count_checkpoints();
         }
+        let mut undoing = Undoing::default();
+        for (c, checkpoint) in graph.checkpoints.iter().enumerate() {
+            if kept.is_none() || self.checkpoints[c].superseded {
+                continue;
+            }
+            for &task in &checkpoint.tasks {
+                let row = &mut self.tasks[task.0 as usize];
+                match row.keep {
+                    Keep::Kept => {}
+                    Keep::No | Keep::Wanted => {
+                        row.keep = Keep::Wanted;
+                        row.readers_left += 1;
+                        undoing.tasks.push(task);
+                    }
+                }
+            }
+        }
+        for &task in &graph.deliveries {
+            let row = &mut self.tasks[task.0 as usize];
+            row.readers_left += 1;
+            self.not_delivered += 1;
+            match row.keep {
+                Keep::Kept => self.actions.push_back(super::Action::DeliverKept(task)),
+                Keep::No | Keep::Wanted => undoing.tasks.push(task),
+            }
+        }
+        // What nobody reads is done for its own sake.
+        for (index, spec) in graph.tasks.iter().enumerate() {
+            let index = index as u32;
+            let read = match spec.output {
+                Output::Block { .. } => {
+                    !self.tables.result_readers(index).is_empty()
+                        || self.tables.delivered[index as usize]
+                        || self.tables.checkpoint_of(index).is_some()
+                }
+                Output::Fold { accumulator, .. } => {
+                    !self.tables.sum_readers(accumulator.0).is_empty()
+                }
+            };
+            if !read {
+                undoing.tasks.push(TaskId(index));
+            }
+        }
+        self.undo_all(Moment::START, undoing);
+        self.drop_superseded();
+    }
+
+    /// The agent is no longer counted on. Whoever calls says what becomes of it.
+    pub(super) fn write_off(&mut self, now: Moment, agent: AgentId) {
         let recalls = self.readers_from(agent);
         let row = &mut self.agents[agent.0 as usize];
-        row.alive = false;
         row.assignments.clear();
-        let queue = row.queue.clone();
-        let home = std::mem::take(&mut row.home);
-        self.ready.extend(home);
+        row.take_drops();
+        row.surveyed = false;
+        let queue: Vec<TaskId> = row.queue.iter().copied().collect();
+        let holds = std::mem::take(&mut row.holds);
         for task in queue {
             self.story.tell(now, task, Transition::Lost(agent));
-            self.unassign(agent, task);
+            self.give_up(agent, task);
+            self.settle_if_waiting(now, task);
         }
-        let mut undo = Vec::new();
-        for (index, row) in self.tasks.iter_mut().enumerate() {
-            if row.holder == Some(agent) {
-                row.holder = None;
-                let needed = match self.graph.tasks[index].output {
-                    Output::Block { .. } => row.readers_left > 0,
-                    Output::Fold { accumulator, .. } => {
-                        self.sums[accumulator.0 as usize].readers_left > 0
-                    }
-                };
-                if needed {
-                    undo.push(TaskId(index as u32));
+        let mut undoing = Undoing::default();
+        for task in holds {
+            let row = &mut self.tasks[task.0 as usize];
+            if row.holder != Some(agent) {
+                continue;
+            }
+            row.holder = None;
+            let needed = match self.graph.tasks[task.0 as usize].output {
+                Output::Block { .. } => row.readers_left > 0 && row.keep != Keep::Kept,
+                Output::Fold { accumulator, .. } => {
+                    self.sums[accumulator.0 as usize].readers_left > 0
                 }
+            };
+            if needed {
+                undoing.tasks.push(task);
             }
         }
         for sum in &mut self.sums {
             sum.holders.remove(&agent);
         }
-        while let Some(task) = undo.pop() {
-            self.undo(now, task, &mut undo);
-        }
-        self.recount(now);
+        self.undo_all(now, undoing);
         for (agent, tasks) in recalls {
             self.recall(now, agent, &tasks);
+        }
+        self.population_changed();
+        let home: Vec<TaskId> = self.agents[agent.0 as usize].home.iter().copied().collect();
+        for task in home {
+            self.unshelve(task);
+            self.shelve(task);
+        }
+    }
+
+    /// A block that was in the spool is not there after all.
+    pub(super) fn not_kept(&mut self, now: Moment, task: TaskId) {
+        let Some(row) = self.tasks.get_mut(task.0 as usize) else {
+            return;
+        };
+        match row.keep {
+            Keep::Kept => {}
+            Keep::No | Keep::Wanted => return,
+        }
+        row.keep = Keep::No;
+        if let Some(c) = self.tables.checkpoint_of(task.0) {
+            self.checkpoints[c].left += 1;
+        }
+        let row = &self.tasks[task.0 as usize];
+        if row.state == State::Done && row.holder.is_none() && row.readers_left > 0 {
+            let mut undoing = Undoing::default();
+            undoing.tasks.push(task);
+            self.undo_all(now, undoing);
         }
     }
 
     /// Tasks given to others that were told to fetch from this agent.
     fn readers_from(&self, lost: AgentId) -> Vec<(AgentId, Vec<TaskId>)> {
-        let mut recalls = Vec::new();
-        for agent in self.alive() {
-            if agent == lost {
-                continue;
-            }
-            let queue = self.agents[agent.0 as usize].queue.iter().copied();
-            let tasks: Vec<TaskId> = queue
-                .filter(|t| {
-                    let mut inputs = self.graph.tasks[t.0 as usize].inputs.iter();
-                    inputs.any(|input| match input {
-                        Input::Block { .. } => false,
-                        Input::Result { task, .. } => {
-                            self.tasks[task.0 as usize].holder == Some(lost)
-                        }
-                        Input::Fold { accumulator, .. } => self.sums[accumulator.0 as usize]
-                            .holders
-                            .contains_key(&lost),
-                    })
-                })
-                .collect();
-            if !tasks.is_empty() {
-                recalls.push((agent, tasks));
+        let mut tasks = FxHashSet::default();
+        for held in &self.agents[lost.0 as usize].holds {
+            if self.tasks[held.0 as usize].holder == Some(lost) {
+                tasks.extend(self.tables.result_readers(held.0).iter().copied());
             }
         }
-        recalls
+        for (id, sum) in self.sums.iter().enumerate() {
+            if sum.holders.contains_key(&lost) {
+                tasks.extend(self.tables.sum_readers(id as u32).iter().copied());
+            }
+        }
+        let mut tasks: Vec<u32> = tasks.into_iter().collect();
+        tasks.sort_unstable();
+        let mut recalls = std::collections::BTreeMap::<AgentId, Vec<TaskId>>::new();
+        for task in tasks.into_iter().map(TaskId) {
+            match self.tasks[task.0 as usize].state {
+                State::Assigned { agent, .. } if agent != lost => {
+                    recalls.entry(agent).or_default().push(task);
+                }
+                State::Assigned { .. } | State::Waiting | State::Ready | State::Done => {}
+            }
+            if let Some(twin) = self.twins.get(&task).filter(|t| t.agent != lost) {
+                recalls.entry(twin.agent).or_default().push(task);
+            }
+        }
+        recalls.into_iter().collect()
+    }
+
+    fn undo_all(&mut self, now: Moment, mut undoing: Undoing) {
+        while let Some(task) = undoing.tasks.pop() {
+            self.undo(now, task, &mut undoing);
+        }
+        let mut touched: Vec<u32> = Vec::new();
+        for task in &undoing.touched {
+            touched.push(task.0);
+            touched.extend(self.tables.result_readers(task.0));
+        }
+        for sum in &undoing.touched_sums {
+            touched.extend(self.tables.sum_readers(sum.0));
+        }
+        touched.sort_unstable();
+        touched.dedup();
+        for task in touched.into_iter().map(TaskId) {
+            match self.tasks[task.0 as usize].state {
+                State::Waiting => self.settle(now, task),
+                State::Ready => {
+                    let mut inputs = self.graph.tasks[task.0 as usize].inputs.iter();
+                    if !inputs.all(|i| self.exists(i)) {
+                        self.unshelve(task);
+                        self.tasks[task.0 as usize].state = State::Waiting;
+                        self.settle(now, task);
+                    }
+                }
+                State::Assigned { .. } | State::Done => {}
+            }
+        }
     }
 
     /// A task that was done has to be done again, and so does whatever it reads that is gone.
-    fn undo(&mut self, now: Moment, task: TaskId, more: &mut Vec<TaskId>) {
+    fn undo(&mut self, now: Moment, task: TaskId, undoing: &mut Undoing) {
         let row = &mut self.tasks[task.0 as usize];
         match row.state {
             State::Done => {}
@@ -93,59 +221,48 @@ impl<W: Clone> Scheduler<'_, W> {
         }
         row.state = State::Waiting;
         self.not_done += 1;
-        self.story.tell(now, task, Transition::Undone);
+        undoing.touched.insert(task);
+        if now != Moment::START {
+            self.story.tell(now, task, Transition::Undone);
+        }
         let graph = self.graph;
         let spec = &graph.tasks[task.0 as usize];
         self.stages[spec.stage as usize].undone(spec.cost);
         match spec.output {
             Output::Block { .. } => {}
-            Output::Fold { accumulator, .. } => self.sums[accumulator.0 as usize].folds_left += 1,
+            Output::Fold { accumulator, .. } => {
+                let sum = &mut self.sums[accumulator.0 as usize];
+                sum.folds_left += 1;
+                sum.dropped = false;
+                undoing.touched_sums.insert(accumulator);
+            }
         }
         for input in &spec.inputs {
             match *input {
                 Input::Block { .. } => {}
                 Input::Result { task, .. } => {
-                    let row = &mut self.tasks[task.0 as usize];
-                    row.readers_left += 1;
-                    if row.holder.is_none() {
-                        more.push(task);
+                    self.tasks[task.0 as usize].readers_left += 1;
+                    if !self.exists(input) {
+                        undoing.tasks.push(task);
                     }
                 }
-                Input::Fold { accumulator, .. } => self.revive(accumulator, more),
+                Input::Fold { accumulator, .. } => self.revive(accumulator, undoing),
             }
         }
     }
 
     /// A sum is needed again: every contribution that is in nobody's partial sum has to be.
-    fn revive(&mut self, id: AccumulatorId, more: &mut Vec<TaskId>) {
+    fn revive(&mut self, id: AccumulatorId, undoing: &mut Undoing) {
         let sum = &mut self.sums[id.0 as usize];
         sum.readers_left += 1;
         sum.dropped = false;
+        // While it had readers, what was lost of it was undone at once.
+        if sum.readers_left > 1 {
+            return;
+        }
         for &task in self.tables.sum_folders(id.0) {
             if self.tasks[task as usize].holder.is_none() {
-                more.push(TaskId(task));
-            }
-        }
-    }
-
-    /// Counts anew what every task misses that is not with an agent.
-    fn recount(&mut self, now: Moment) {
-        for index in 0..self.tasks.len() {
-            let task = TaskId(index as u32);
-            match self.tasks[index].state {
-                State::Waiting => self.settle(now, task),
-                State::Ready => {
-                    let mut inputs = self.graph.tasks[index].inputs.iter();
-                    if !inputs.all(|i| self.exists(i)) {
-                        self.ready.remove(&task);
-                        for agent in &mut self.agents {
-                            agent.home.remove(&task);
-                        }
-                        self.tasks[index].state = State::Waiting;
-                        self.settle(now, task);
-                    }
-                }
-                State::Assigned { .. } | State::Done => {}
+                undoing.tasks.push(TaskId(task));
             }
         }
     }

@@ -2,9 +2,11 @@
 //! what to do.
 //!
 //! A task passes through: waiting (an input does not exist), ready, assigned, done; and back to waiting when what it
-//! had yielded is lost and needed. A block has one owner; a contribution is in one agent's partial sum. What the
-//! scheduler believes is only changed by answers to the current attempt from agents that are not lost.
+//! had yielded is lost and needed. A block has one owner, and perhaps a copy in the spool; a contribution is in one agent's
+//! partial sum. What the scheduler believes is only changed by answers to a current attempt from agents that are not
+//! written off.
 
+mod homes;
 mod lineage;
 mod placement;
 mod progress;
@@ -12,6 +14,7 @@ mod story;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -27,24 +30,49 @@ pub use progress::{Progress, StageProgress};
 pub use story::{Story, TaskStory, Transition};
 use tables::Tables;
 
+/// With so few agents, each is told of everything at once.
+const AT_ONCE_MAX: usize = 16;
+/// Among many, an agent is told when it holds so much, or so many, for nothing.
+const DROP_BYTES_MAX: u64 = 64 << 10;
+const DROPS_MAX: usize = 64;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SchedulerConfig {
-    /// Nothing is assigned before so many agents have said hello.
+    /// Nothing is assigned before so many agents have said hello and what they have.
     pub agents_expected: usize,
-    /// An agent that says nothing for so long is lost.
-    pub silence_us_max: Option<u64>,
+    /// An agent that says nothing for so long is written off. It may come back.
+    pub suspect_us: Option<u64>,
+    /// After so long it is gone for good.
+    pub gone_us: Option<u64>,
+    /// A task that fails for want of memory or of an input is tried so often, elsewhere where there is an elsewhere.
+    pub attempts_max: u32,
     /// How much work an agent is given ahead, when there are others, and when it is alone.
     pub lead_us: u64,
     pub lead_alone_us: u64,
 }
 
 impl Default for SchedulerConfig {
+    /// For agents that cannot be lost.
     fn default() -> Self {
         Self {
             agents_expected: 1,
-            silence_us_max: None,
+            suspect_us: None,
+            gone_us: None,
+            attempts_max: 1,
             lead_us: 200_000,
             lead_alone_us: 1_000_000,
+        }
+    }
+}
+
+impl SchedulerConfig {
+    /// For machines on a network.
+    pub fn farm() -> Self {
+        Self {
+            suspect_us: Some(2_000_000),
+            gone_us: Some(12_000_000),
+            attempts_max: 3,
+            ..Self::default()
         }
     }
 }
@@ -55,11 +83,18 @@ pub enum Event {
         agent: AgentId,
         message: FromAgent,
     },
-    /// A block for whoever runs the plan has come.
+    /// A block for whoever runs the plan, or for the spool, has come.
     Delivery {
         agent: AgentId,
         task: TaskId,
     },
+    /// [`Action::DeliverKept`] is done.
+    DeliveredKept(TaskId),
+    /// The spool does not have this one, though it should.
+    NotKept(TaskId),
+    /// Nothing more can be kept.
+    KeepNoMore,
+    /// The link to an agent has ended.
     Lost(AgentId),
     Tick,
 }
@@ -72,6 +107,15 @@ pub enum Action<W> {
     },
     /// Hand out the block that has just come.
     Deliver(TaskId),
+    /// Hand out a block from the spool.
+    DeliverKept(TaskId),
+    /// Keep the block that has just come, and tell the agent `Delivered` once it is kept.
+    Keep {
+        agent: AgentId,
+        task: TaskId,
+    },
+    /// Nobody needs it any more.
+    Unkeep(TaskId),
     Failed {
         this: Try,
         cause: Cause,
@@ -80,6 +124,8 @@ pub enum Action<W> {
         agent: AgentId,
         understood: ProtocolRange,
     },
+    /// End the link to this agent.
+    Close(AgentId),
     Finished,
 }
 
@@ -87,21 +133,53 @@ pub enum Action<W> {
 enum State {
     Waiting,
     Ready,
-    Assigned { agent: AgentId, recalled: bool },
+    Assigned {
+        agent: AgentId,
+        attempt: u32,
+        recalled: bool,
+    },
     Done,
+}
+
+/// What a task's block is to the spool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Keep {
+    No,
+    Wanted,
+    Kept,
+}
+
+/// Where a ready task stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Shelf {
+    Free,
+    Home(AgentId),
+    Delayed(Moment),
 }
 
 #[derive(Clone, Debug)]
 struct Row {
     state: State,
+    /// The number of the latest attempt.
     attempt: u32,
     /// Inputs that do not exist; counted while waiting.
     missing: u32,
-    /// Inputs of tasks not done that read this, and one for a delivery to come.
+    /// Inputs of tasks not done that read this, one for a delivery to come, and one while it is to be kept.
     readers_left: u32,
     /// Who has the block, or the contribution.
     holder: Option<AgentId>,
+    /// Who was given it last.
+    last: Option<AgentId>,
     delivered: bool,
+    keep: Keep,
+    shelf: Shelf,
+}
+
+/// A second agent that does a task.
+#[derive(Clone, Copy, Debug)]
+struct Twin {
+    agent: AgentId,
+    attempt: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -113,21 +191,145 @@ struct Sum {
     holders: BTreeMap<AgentId, u32>,
 }
 
+#[derive(Clone, Copy, Debug, Default)]
+struct CheckpointRow {
+    /// Tasks that are not kept.
+    left: usize,
+    superseded: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Life {
+    /// It has not said hello.
+    New,
+    Alive,
+    /// Written off and told so: it counts again when it says hello.
+    Suspect,
+    Gone,
+}
+
+/// Work done in a stage, and the time it took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Meter {
+    stage: u16,
+    tasks: u32,
+    cost: u64,
+    us: u64,
+}
+
+/// A set of input blocks.
+#[derive(Clone, Debug, Default)]
+struct Blocks(Vec<u64>);
+
+impl Blocks {
+    fn insert(&mut self, block: u32) {
+        let word = block as usize / 64;
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (block % 64);
+    }
+
+    fn contains(&self, block: u32) -> bool {
+        self.0
+            .get(block as usize / 64)
+            .is_some_and(|w| w & (1 << (block % 64)) != 0)
+    }
+}
+
 #[derive(Clone, Debug)]
 struct AgentRow {
-    alive: bool,
+    life: Life,
+    /// It has said which input blocks it has.
+    surveyed: bool,
     cores: u16,
+    /// For input blocks.
+    room_bytes: u64,
+    has: Blocks,
     /// Assigned and not done.
     queue: BTreeSet<TaskId>,
     queue_width: u32,
     recalled: u32,
     /// Mean time of a task.
     task_us: Option<f64>,
+    meter: Meter,
+    /// Cost done per microsecond of one core, as measured in an earlier stage.
+    rate: Option<f64>,
+    /// When it was last given or had done something.
+    moved: Moment,
     status: Status,
     heard: Moment,
-    /// Ready tasks whose blocks it has.
+    /// Ready tasks that are at home with it.
     home: BTreeSet<TaskId>,
+    /// What it has, or had: only what the task's row says counts.
+    holds: Vec<TaskId>,
     assignments: Vec<TaskId>,
+    /// Results that it is still to be told to drop.
+    drops: Vec<TaskId>,
+    drop_bytes: u64,
+    drop_due: bool,
+    /// Complaints of others that it does not answer.
+    complaints: u32,
+    shunned: u32,
+    shunned_until: Moment,
+    shunned_now: bool,
+    filed: placement::Filed,
+}
+
+impl AgentRow {
+    fn new(now: Moment) -> Self {
+        Self {
+            life: Life::New,
+            surveyed: false,
+            cores: 1,
+            room_bytes: u64::MAX,
+            has: Blocks::default(),
+            queue: BTreeSet::new(),
+            queue_width: 0,
+            recalled: 0,
+            task_us: None,
+            meter: Meter::default(),
+            rate: None,
+            moved: now,
+            status: Status::default(),
+            heard: now,
+            home: BTreeSet::new(),
+            holds: Vec::new(),
+            assignments: Vec::new(),
+            drops: Vec::new(),
+            drop_bytes: 0,
+            drop_due: false,
+            complaints: 0,
+            shunned: 0,
+            shunned_until: Moment::START,
+            shunned_now: false,
+            filed: placement::Filed::default(),
+        }
+    }
+}
+
+impl AgentRow {
+    fn take_drops(&mut self) -> Vec<TaskId> {
+        self.drop_bytes = 0;
+        self.drop_due = false;
+        std::mem::take(&mut self.drops)
+    }
+
+    /// Counts what it does and how fast; a new stage begins a new count.
+    fn meter(&mut self, stage: u16, cost: u64, us: u64) {
+        if self.meter.stage != stage {
+            if self.meter.us > 0 {
+                self.rate = Some(self.meter.cost as f64 / self.meter.us as f64);
+            }
+            self.meter = Meter {
+                stage,
+                ..Meter::default()
+            };
+        }
+        self.meter.tasks += 1;
+        self.meter.cost += cost;
+        self.meter.us += us;
+    }
 }
 
 /// See the module.
@@ -139,15 +341,27 @@ pub struct Scheduler<'g, W> {
     tables: Tables,
     tasks: Vec<Row>,
     sums: Vec<Sum>,
+    checkpoints: Vec<CheckpointRow>,
+    /// Superseded since [`Scheduler::drop_superseded`] was last called.
+    superseded: Vec<usize>,
     agents: Vec<AgentRow>,
-    greeted: usize,
-    ready: BTreeSet<TaskId>,
-    input_homes: FxHashMap<ContentHash, AgentId>,
+    alive: usize,
+    surveyed: usize,
+    /// Those that are surveyed or were lost.
+    met: usize,
+    begun: bool,
+    shelves: placement::Shelves,
+    /// Home of every input block.
+    homes: Vec<Option<AgentId>>,
+    replan: bool,
+    planned_stage: Option<u16>,
+    twins: FxHashMap<TaskId, Twin>,
+    troubles: watch::Troubles,
     stages: Vec<StageProgress>,
     not_done: usize,
     not_delivered: usize,
-    drop_results: Vec<TaskId>,
     drop_sums: Vec<AccumulatorId>,
+    droppers: Vec<AgentId>,
     actions: VecDeque<Action<W>>,
     dirty: bool,
     over: bool,
@@ -155,53 +369,62 @@ pub struct Scheduler<'g, W> {
 }
 
 impl<'g, W: Clone> Scheduler<'g, W> {
-    /// The graph must be valid.
-    pub fn new(graph: &'g Graph<W>, plan: ContentHash, config: SchedulerConfig) -> Self {
+    /// The graph must be valid. `kept` is what a run before has left in the spool; `None` when there is no spool.
+    pub fn new(
+        graph: &'g Graph<W>,
+        plan: ContentHash,
+        config: SchedulerConfig,
+        kept: Option<&[TaskId]>,
+    ) -> Self {
         let tables = Tables::new(graph);
-        let tasks = (0..graph.tasks.len() as u32)
-            .map(|t| Row {
-                state: State::Waiting,
-                attempt: 0,
-                missing: 0,
-                readers_left: tables.result_readers(t).len() as u32
-                    + u32::from(tables.delivered[t as usize]),
-                holder: None,
-                delivered: false,
-            })
-            .collect();
-        let sums = (0..graph.accumulators.len() as u32)
-            .map(|s| Sum {
-                folds_left: tables.sum_folders(s).len() as u32,
-                readers_left: tables.sum_readers(s).len() as u32,
-                dropped: false,
-                holders: BTreeMap::new(),
-            })
-            .collect();
-        let not_delivered = tables.delivered.iter().filter(|d| **d).count();
+        let row = Row {
+            state: State::Done,
+            attempt: 0,
+            missing: 0,
+            readers_left: 0,
+            holder: None,
+            last: None,
+            delivered: false,
+            keep: Keep::No,
+            shelf: Shelf::Free,
+        };
+        let sum = Sum {
+            folds_left: 0,
+            readers_left: 0,
+            dropped: true,
+            holders: BTreeMap::new(),
+        };
         let mut scheduler = Self {
             graph,
             plan,
             config,
-            tasks,
-            sums,
+            tasks: vec![row; graph.tasks.len()],
+            sums: vec![sum; graph.accumulators.len()],
+            checkpoints: vec![CheckpointRow::default(); graph.checkpoints.len()],
+            superseded: Vec::new(),
             agents: Vec::new(),
-            greeted: 0,
-            ready: BTreeSet::new(),
-            input_homes: FxHashMap::default(),
+            alive: 0,
+            surveyed: 0,
+            met: 0,
+            begun: false,
+            shelves: placement::Shelves::default(),
+            homes: vec![None; tables.inputs.len()],
+            replan: false,
+            planned_stage: None,
+            twins: FxHashMap::default(),
+            troubles: watch::Troubles::default(),
             stages: progress::stages(graph),
-            not_done: graph.tasks.len(),
-            not_delivered,
-            drop_results: Vec::new(),
+            not_done: 0,
+            not_delivered: 0,
             drop_sums: Vec::new(),
+            droppers: Vec::new(),
             actions: VecDeque::new(),
             dirty: true,
             over: false,
             story: Story::default(),
             tables,
         };
-        for task in 0..graph.tasks.len() as u32 {
-            scheduler.settle(Moment::START, TaskId(task));
-        }
+        scheduler.begin(kept);
         scheduler
     }
 
@@ -219,13 +442,7 @@ impl<'g, W: Clone> Scheduler<'g, W> {
     }
 
     pub fn agents_alive(&self) -> usize {
-        self.agents.iter().filter(|a| a.alive).count()
-    }
-
-    pub fn poll_deadline(&self) -> Option<Moment> {
-        let silence = self.config.silence_us_max?;
-        let alive = self.agents.iter().filter(|a| a.alive);
-        alive.map(|a| a.heard + silence).min()
+        self.alive
     }
 
     /// Asks for the next thing to do. `now` is the moment of the last event.
@@ -235,21 +452,25 @@ impl<'g, W: Clone> Scheduler<'g, W> {
             self.flush_drops();
             if self.not_done == 0 && self.not_delivered == 0 {
                 self.over = true;
-                for agent in self.alive() {
+                for agent in self.living() {
                     self.tell(agent, ToAgent::End);
                 }
                 self.actions.push_back(Action::Finished);
-            } else if self.greeted >= self.config.agents_expected {
-                self.place(now);
+            } else {
+                self.begun =
+                    self.begun || (self.surveyed > 0 && self.met >= self.config.agents_expected);
+                if self.begun {
+                    self.place(now);
+                }
             }
         }
         self.actions.pop_front()
     }
 
-    fn alive(&self) -> Vec<AgentId> {
+    fn living(&self) -> Vec<AgentId> {
         (0..self.agents.len() as u32)
             .map(AgentId)
-            .filter(|a| self.agents[a.0 as usize].alive)
+            .filter(|a| self.is_alive(*a))
             .collect()
     }
 
@@ -257,53 +478,36 @@ impl<'g, W: Clone> Scheduler<'g, W> {
         self.actions.push_back(Action::Tell { agent, message });
     }
 
-    fn flush_drops(&mut self) {
-        if self.drop_results.is_empty() && self.drop_sums.is_empty() {
-            return;
-        }
-        let results = std::mem::take(&mut self.drop_results);
-        let accumulators = std::mem::take(&mut self.drop_sums);
-        for agent in self.alive() {
-            self.tell(
-                agent,
-                ToAgent::Drop {
-                    results: results.clone(),
-                    accumulators: accumulators.clone(),
-                },
-            );
-        }
-    }
-
     pub fn handle(&mut self, now: Moment, event: Event) {
         match event {
             Event::Said { agent, message } => self.said(now, agent, message),
             Event::Delivery { agent, task } => self.delivery(now, agent, task),
-            Event::Lost(agent) => self.lost(now, agent),
-            Event::Tick => {
-                if let Some(silence) = self.config.silence_us_max {
-                    for agent in self.alive() {
-                        if self.agents[agent.0 as usize].heard + silence <= now {
-                            self.lost(now, agent);
-                        }
-                    }
-                }
-            }
+            Event::DeliveredKept(task) => self.delivered_kept(now, task),
+            Event::NotKept(task) => self.not_kept(now, task),
+            Event::KeepNoMore => self.keep_no_more(),
+            Event::Lost(agent) => self.gone(now, agent),
+            Event::Tick => {}
         }
+        self.watch(now);
         self.dirty = true;
     }
 
     fn is_alive(&self, agent: AgentId) -> bool {
-        self.agents.get(agent.0 as usize).is_some_and(|a| a.alive)
+        self.agents
+            .get(agent.0 as usize)
+            .is_some_and(|a| a.life == Life::Alive)
     }
 
     fn said(&mut self, now: Moment, agent: AgentId, message: FromAgent) {
+        if let Some(row) = self.agents.get_mut(agent.0 as usize) {
+            row.heard = now;
+        }
         if let FromAgent::Hello(hello) = &message {
             return self.hello(now, agent, hello);
         }
         if !self.is_alive(agent) {
             return;
         }
-        self.agents[agent.0 as usize].heard = now;
         match message {
             FromAgent::Hello(_) => unreachable!("answered above"),
             FromAgent::Done { done, status } => {
@@ -314,21 +518,15 @@ impl<'g, W: Clone> Scheduler<'g, W> {
             }
             FromAgent::Returned(tries) => {
                 for this in tries {
-                    if self.current(agent, this) {
-                        self.story.tell(now, this.task, Transition::Returned(agent));
-                        self.unassign(agent, this.task);
-                        self.settle(now, this.task);
-                    }
+                    self.returned(now, agent, this);
                 }
             }
-            FromAgent::Failed { this, cause } => {
-                if self.current(agent, this) {
-                    self.story.tell(now, this.task, Transition::Failed(agent));
-                    self.actions.push_back(Action::Failed { this, cause });
-                }
-            }
+            FromAgent::Failed { this, cause } => self.failed(now, agent, this, cause),
             FromAgent::Heartbeat(status) => self.agents[agent.0 as usize].status = status,
-            FromAgent::Have(_) | FromAgent::Unreachable(_) => {}
+            FromAgent::Have(places) => self.have(agent, &places),
+            FromAgent::Unreachable(peer) => self.unreachable(now, agent, peer),
+            // The librarian answers; here it only shows that the agent lives.
+            FromAgent::Fetch(_) => {}
         }
     }
 
@@ -349,27 +547,20 @@ impl<'g, W: Clone> Scheduler<'g, W> {
             return self.tell(agent, ToAgent::End);
         }
         while self.agents.len() <= agent.0 as usize {
-            self.agents.push(AgentRow {
-                alive: false,
-                cores: 1,
-                queue: BTreeSet::new(),
-                queue_width: 0,
-                recalled: 0,
-                task_us: None,
-                status: Status::default(),
-                heard: now,
-                home: BTreeSet::new(),
-                assignments: Vec::new(),
-            });
+            self.agents.push(AgentRow::new(now));
         }
         let row = &mut self.agents[agent.0 as usize];
-        if row.alive {
-            return;
+        match row.life {
+            Life::New | Life::Suspect => {}
+            Life::Alive | Life::Gone => return,
         }
-        row.alive = true;
+        row.life = Life::Alive;
         row.heard = now;
+        row.moved = now;
         row.cores = hello.cores.max(1);
-        self.greeted += 1;
+        row.room_bytes = hello.memory_bytes.saturating_add(hello.disk_bytes);
+        row.has = Blocks::default();
+        row.complaints = 0;
         self.tell(
             agent,
             ToAgent::Begin {
@@ -382,45 +573,130 @@ impl<'g, W: Clone> Scheduler<'g, W> {
         );
     }
 
-    /// Whether an agent speaks of the attempt that it was last given.
-    fn current(&self, agent: AgentId, this: Try) -> bool {
-        self.tasks.get(this.task.0 as usize).is_some_and(|row| {
-            row.attempt == this.attempt.0
-                && match row.state {
-                    State::Assigned { agent: a, .. } => a == agent,
-                    State::Waiting | State::Ready | State::Done => false,
-                }
-        })
+    fn have(&mut self, agent: AgentId, places: &[u32]) {
+        let row = &mut self.agents[agent.0 as usize];
+        for &place in places {
+            if (place as usize) < self.tables.inputs.len() {
+                row.has.insert(place);
+            }
+        }
+        if !row.surveyed {
+            row.surveyed = true;
+            self.population_changed();
+        }
     }
 
-    fn unassign(&mut self, agent: AgentId, task: TaskId) {
-        let row = &mut self.tasks[task.0 as usize];
+    /// Whether an agent speaks of an attempt that it was given and that is still awaited.
+    fn current(&self, agent: AgentId, this: Try) -> bool {
+        let first = self.tasks.get(this.task.0 as usize).is_some_and(|row| {
+            matches!(row.state, State::Assigned { agent: a, attempt, .. }
+                if a == agent && attempt == this.attempt.0)
+        });
+        first || self.is_twin(agent, this)
+    }
+
+    fn is_twin(&self, agent: AgentId, this: Try) -> bool {
+        self.twins
+            .get(&this.task)
+            .is_some_and(|t| t.agent == agent && t.attempt == this.attempt.0)
+    }
+
+    /// The agent no longer has the task in its queue.
+    fn dequeue(&mut self, agent: AgentId, task: TaskId) {
         let width = u32::from(self.graph.tasks[task.0 as usize].width);
-        let agent = &mut self.agents[agent.0 as usize];
-        if let State::Assigned { recalled: true, .. } = row.state {
-            agent.recalled -= 1;
+        let row = &mut self.agents[agent.0 as usize];
+        if row.queue.remove(&task) {
+            row.queue_width -= width.min(u32::from(row.cores));
         }
-        row.state = State::Waiting;
-        agent.queue.remove(&task);
-        agent.queue_width -= width.min(u32::from(agent.cores));
+        self.refile(agent);
+    }
+
+    /// The agent does not do the task any more: either its twin does, or nobody.
+    fn give_up(&mut self, agent: AgentId, task: TaskId) {
+        if self.twins.get(&task).is_some_and(|t| t.agent == agent) {
+            self.twins.remove(&task);
+        } else {
+            let row = &mut self.tasks[task.0 as usize];
+            if let State::Assigned { recalled: true, .. } = row.state {
+                self.uncount_recall(agent);
+            }
+            self.tasks[task.0 as usize].state = match self.twins.remove(&task) {
+                Some(twin) => State::Assigned {
+                    agent: twin.agent,
+                    attempt: twin.attempt,
+                    recalled: false,
+                },
+                None => State::Waiting,
+            };
+        }
+        self.dequeue(agent, task);
+    }
+
+    fn settle_if_waiting(&mut self, now: Moment, task: TaskId) {
+        match self.tasks[task.0 as usize].state {
+            State::Waiting => self.settle(now, task),
+            State::Ready | State::Assigned { .. } | State::Done => {}
+        }
+    }
+
+    fn returned(&mut self, now: Moment, agent: AgentId, this: Try) {
+        if !self.current(agent, this) {
+            return;
+        }
+        let task = this.task;
+        let asked_for = matches!(
+            self.tasks[task.0 as usize].state,
+            State::Assigned { recalled: true, .. }
+        );
+        self.story.tell(now, task, Transition::Returned(agent));
+        self.give_up(agent, task);
+        if asked_for {
+            // Where its blocks are it would be given again to whom it was asked back from.
+            self.shelves.nowhere = Some(task);
+        } else {
+            self.delay(now, task);
+        }
+        self.settle_if_waiting(now, task);
+        self.shelves.nowhere = None;
     }
 
     fn done(&mut self, now: Moment, agent: AgentId, done: Done) {
         let task = done.this.task;
         if !self.current(agent, done.this) {
-            return;
+            return self.done_late(agent, task);
         }
         self.story.tell(now, task, Transition::Done(agent));
-        self.unassign(agent, task);
+        let loser = match (
+            self.twins.get(&task).copied(),
+            self.tasks[task.0 as usize].state,
+        ) {
+            (Some(twin), State::Assigned { agent: first, .. }) if twin.agent == agent => {
+                Some(first)
+            }
+            (Some(twin), _) => Some(twin.agent),
+            (None, _) => None,
+        };
+        if let Some(loser) = loser {
+            self.recall_from(now, loser, task);
+            self.give_up(loser, task);
+        }
+        self.give_up(agent, task);
+        self.troubles.forget(task);
         let us = f64::from(done.took_us);
+        let graph = self.graph;
+        let spec = &graph.tasks[task.0 as usize];
+        let homed = self.tables.block_of(task.0).is_some();
         let row = &mut self.agents[agent.0 as usize];
+        row.moved = now;
         row.task_us = Some(row.task_us.map_or(us, |mean| 0.9 * mean + 0.1 * us));
+        row.holds.push(task);
+        if homed {
+            row.meter(spec.stage, spec.cost, u64::from(done.took_us));
+        }
         let row = &mut self.tasks[task.0 as usize];
         row.state = State::Done;
         row.holder = Some(agent);
         self.not_done -= 1;
-        let graph = self.graph;
-        let spec = &graph.tasks[task.0 as usize];
         self.stages[spec.stage as usize].finished(now, spec.cost, done.took_us);
         for input in &spec.inputs {
             match *input {
@@ -458,33 +734,178 @@ impl<'g, W: Clone> Scheduler<'g, W> {
         }
     }
 
+    /// Another was faster: what this one has is of no use.
+    fn done_late(&mut self, agent: AgentId, task: TaskId) {
+        let Some(row) = self.tasks.get(task.0 as usize) else {
+            return;
+        };
+        if row.state == State::Done && row.holder != Some(agent) {
+            match self.graph.tasks[task.0 as usize].output {
+                Output::Block { bytes } => self.queue_drop(agent, task, bytes),
+                Output::Fold { .. } => {}
+            }
+        }
+    }
+
     fn delivery(&mut self, now: Moment, agent: AgentId, task: TaskId) {
-        if !self.is_alive(agent)
-            || !self
-                .tables
-                .delivered
-                .get(task.0 as usize)
-                .is_some_and(|d| *d)
-        {
+        if !self.is_alive(agent) || task.0 as usize >= self.tasks.len() {
             return;
         }
+        self.agents[agent.0 as usize].heard = now;
+        let wanted = self.tables.delivered[task.0 as usize];
         let row = &mut self.tasks[task.0 as usize];
-        if !row.delivered {
+        let keep = match row.keep {
+            Keep::Wanted => true,
+            Keep::No | Keep::Kept => false,
+        };
+        if keep {
+            row.keep = Keep::Kept;
+            row.readers_left -= 1;
+            self.story.tell(now, task, Transition::Kept);
+            self.actions.push_back(Action::Keep { agent, task });
+        }
+        let row = &mut self.tasks[task.0 as usize];
+        if wanted && !row.delivered {
             row.delivered = true;
             row.readers_left -= 1;
             self.not_delivered -= 1;
             self.story.tell(now, task, Transition::Delivered(agent));
             self.actions.push_back(Action::Deliver(task));
+        }
+        if keep {
+            self.one_kept(task);
+        } else {
+            self.tell(agent, ToAgent::Delivered(vec![task]));
+        }
+        self.drop_result(task);
+    }
+
+    fn delivered_kept(&mut self, now: Moment, task: TaskId) {
+        let row = &mut self.tasks[task.0 as usize];
+        if !row.delivered {
+            row.delivered = true;
+            row.readers_left -= 1;
+            self.not_delivered -= 1;
+            self.story
+                .tell(now, task, Transition::Delivered(AgentId::COORDINATOR));
             self.drop_result(task);
         }
-        self.tell(agent, ToAgent::Delivered(vec![task]));
+    }
+
+    /// One more task of a checkpoint is kept.
+    fn one_kept(&mut self, task: TaskId) {
+        if let Some(c) = self.tables.checkpoint_of(task.0) {
+            self.checkpoints[c].left -= 1;
+            if self.checkpoints[c].left == 0 {
+                self.supersede(c);
+                self.drop_superseded();
+            }
+        }
+    }
+
+    fn count_checkpoints(&mut self) {
+        for (c, checkpoint) in self.graph.checkpoints.iter().enumerate() {
+            let kept = |t: &TaskId| self.tasks[t.0 as usize].keep == Keep::Kept;
+            self.checkpoints[c].left = checkpoint.tasks.iter().filter(|t| !kept(t)).count();
+        }
+        for c in 0..self.checkpoints.len() {
+            if self.checkpoints[c].left == 0 {
+                self.supersede(c);
+            }
+        }
+    }
+
+    fn supersede(&mut self, complete: usize) {
+        let mut next = self.graph.checkpoints[complete].supersedes;
+        while let Some(c) = next
+            .map(usize::from)
+            .filter(|c| *c < self.checkpoints.len())
+        {
+            if std::mem::replace(&mut self.checkpoints[c].superseded, true) {
+                break;
+            }
+            self.superseded.push(c);
+            next = self.graph.checkpoints[c].supersedes;
+        }
+    }
+
+    /// Lets go of what is kept or to be kept of checkpoints that are superseded.
+    fn drop_superseded(&mut self) {
+        let graph = self.graph;
+        for c in std::mem::take(&mut self.superseded) {
+            for &task in &graph.checkpoints[c].tasks {
+                let row = &mut self.tasks[task.0 as usize];
+                match row.keep {
+                    Keep::No | Keep::Kept => {}
+                    Keep::Wanted => {
+                        row.keep = Keep::No;
+                        row.readers_left -= 1;
+                    }
+                }
+                self.drop_result(task);
+            }
+        }
+    }
+
+    fn keep_no_more(&mut self) {
+        for index in 0..self.tasks.len() {
+            let row = &mut self.tasks[index];
+            match row.keep {
+                Keep::No | Keep::Kept => {}
+                Keep::Wanted => {
+                    row.keep = Keep::No;
+                    row.readers_left -= 1;
+                    self.drop_result(TaskId(index as u32));
+                }
+            }
+        }
     }
 
     /// Drops a block that nobody will read any more.
     fn drop_result(&mut self, task: TaskId) {
         let row = &mut self.tasks[task.0 as usize];
-        if row.state == State::Done && row.readers_left == 0 && row.holder.take().is_some() {
-            self.drop_results.push(task);
+        if row.readers_left > 0 {
+            return;
+        }
+        if row.keep == Keep::Kept
+            && let Some(c) = self.tables.checkpoint_of(task.0)
+            && self.checkpoints[c].superseded
+        {
+            row.keep = Keep::No;
+            self.actions.push_back(Action::Unkeep(task));
+        }
+        let Some(holder) = row.holder.filter(|_| row.state == State::Done) else {
+            return;
+        };
+        row.holder = None;
+        let bytes = match self.graph.tasks[task.0 as usize].output {
+            Output::Block { bytes } => bytes,
+            Output::Fold { .. } => return,
+        };
+        self.queue_drop(holder, task, bytes);
+        for index in 0..self.tables.result_readers(task.0).len() {
+            let reader = self.tables.result_readers(task.0)[index];
+            if let Some(agent) = self.tasks[reader as usize].last.filter(|a| *a != holder) {
+                self.queue_drop(agent, task, bytes);
+            }
+        }
+    }
+
+    fn queue_drop(&mut self, agent: AgentId, task: TaskId, bytes: u64) {
+        if !self.is_alive(agent) {
+            return;
+        }
+        let row = &mut self.agents[agent.0 as usize];
+        if row.drops.last() == Some(&task) {
+            return;
+        }
+        row.drops.push(task);
+        row.drop_bytes = row.drop_bytes.saturating_add(bytes);
+        let due = self.alive <= AT_ONCE_MAX
+            || row.drop_bytes >= DROP_BYTES_MAX
+            || row.drops.len() >= DROPS_MAX;
+        if due && !std::mem::replace(&mut row.drop_due, true) {
+            self.droppers.push(agent);
         }
     }
 
@@ -501,12 +922,43 @@ impl<'g, W: Clone> Scheduler<'g, W> {
         }
     }
 
+    /// Tells of results and sums that nobody reads any more: of sums and large results at once, of small ones together.
+    fn flush_drops(&mut self) {
+        let accumulators = std::mem::take(&mut self.drop_sums);
+        if !accumulators.is_empty() {
+            for agent in self.living() {
+                let results = self.agents[agent.0 as usize].take_drops();
+                let accumulators = accumulators.clone();
+                let message = ToAgent::Drop {
+                    results,
+                    accumulators,
+                };
+                self.tell(agent, message);
+            }
+        }
+        for agent in std::mem::take(&mut self.droppers) {
+            self.flush_drops_of(agent);
+        }
+    }
+
+    fn flush_drops_of(&mut self, agent: AgentId) {
+        let results = self.agents[agent.0 as usize].take_drops();
+        if !results.is_empty() {
+            let accumulators = Vec::new();
+            let message = ToAgent::Drop {
+                results,
+                accumulators,
+            };
+            self.tell(agent, message);
+        }
+    }
+
     fn exists(&self, input: &Input) -> bool {
         match *input {
             Input::Block { .. } => true,
             Input::Result { task, .. } => {
                 let row = &self.tasks[task.0 as usize];
-                row.state == State::Done && row.holder.is_some()
+                row.state == State::Done && (row.holder.is_some() || row.keep == Keep::Kept)
             }
             Input::Fold { accumulator, .. } => {
                 let sum = &self.sums[accumulator.0 as usize];

@@ -10,6 +10,8 @@ pub struct StageProgress {
     pub tasks_done: u64,
     pub cost: u64,
     pub cost_done: u64,
+    /// Of tasks that were run; what an earlier run has kept is not among them, what was run twice counts twice.
+    pub cost_run: u64,
     /// Summed over tasks.
     pub busy_us: u64,
     /// When its first task was given out, and when its last one was done.
@@ -37,6 +39,7 @@ impl StageProgress {
     pub(super) fn finished(&mut self, now: Moment, cost: u64, took_us: u32) {
         self.tasks_done += 1;
         self.cost_done += cost;
+        self.cost_run += cost;
         self.busy_us += u64::from(took_us);
         self.ended = Some(now);
     }
@@ -47,6 +50,7 @@ impl StageProgress {
     }
 }
 
+/// All stages, done.
 pub(super) fn stages<W>(graph: &Graph<W>) -> Vec<StageProgress> {
     let mut stages: Vec<StageProgress> = graph
         .stages
@@ -60,6 +64,8 @@ pub(super) fn stages<W>(graph: &Graph<W>) -> Vec<StageProgress> {
         let stage = &mut stages[task.stage as usize];
         stage.tasks += 1;
         stage.cost += task.cost;
+        stage.tasks_done += 1;
+        stage.cost_done += task.cost;
     }
     stages
 }

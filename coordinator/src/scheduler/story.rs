@@ -17,6 +17,10 @@ pub enum Transition {
     Done(AgentId),
     Delivered(AgentId),
     Failed(AgentId),
+    /// In the spool from now on.
+    Kept,
+    /// Given to another agent, too: the first one takes long.
+    Doubled(AgentId),
     /// The agent was lost while it had the task.
     Lost(AgentId),
     /// It was done, but what it had yielded is lost and needed.
@@ -80,6 +84,8 @@ impl fmt::Display for TaskStory {
                 Transition::Done(a) => write!(f, "done by agent {}", a.0),
                 Transition::Delivered(a) => write!(f, "delivered by agent {}", a.0),
                 Transition::Failed(a) => write!(f, "failed at agent {}", a.0),
+                Transition::Kept => write!(f, "kept"),
+                Transition::Doubled(a) => write!(f, "given to agent {}, too", a.0),
                 Transition::Lost(a) => write!(f, "lost with agent {}", a.0),
                 Transition::Undone => write!(f, "to be done again: what it had yielded is lost"),
             }?;

@@ -1,6 +1,6 @@
 //! What the scheduler needs to know of a graph and what never changes: who reads what, and when next.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use shared::farm::{
     graph::{Graph, Input, Output},
     ids::ContentHash,
@@ -49,8 +49,51 @@ pub(super) struct Tables {
     /// For every input of every task, the next task that reads the same.
     again: Vec<u32>,
     pub delivered: Vec<bool>,
-    /// Every input block once, in the order of their first readers.
+    /// Every input block once, in the order of their first readers, and its length.
     pub inputs: Vec<ContentHash>,
+    pub input_bytes: Vec<u64>,
+    /// For every task, the place of the input block that decides where it is at home; `NONE` if there is none. Blocks that
+    /// most tasks read beside another are at home everywhere.
+    block_of: Vec<u32>,
+    /// Tasks that are at home with each input block.
+    block_readers: Rows,
+    /// Input blocks that are at home somewhere.
+    pub homed: Vec<u32>,
+    /// The checkpoint of every task; `NONE` if it is in none.
+    checkpoint_of: Vec<u32>,
+}
+
+const NONE: u32 = u32::MAX;
+
+/// Of the input blocks of each task, the one that the fewest tasks read; unless it is itself passed over elsewhere.
+fn blocks_of<W>(graph: &Graph<W>, places: &FxHashMap<ContentHash, u32>) -> Vec<u32> {
+    let blocks = |task: usize| {
+        graph.tasks[task].inputs.iter().filter_map(|i| match i {
+            Input::Block { hash, .. } => Some(places[hash]),
+            Input::Result { .. } | Input::Fold { .. } => None,
+        })
+    };
+    let mut readers = vec![0_u32; places.len()];
+    for task in 0..graph.tasks.len() {
+        for block in blocks(task) {
+            readers[block as usize] += 1;
+        }
+    }
+    let mut block_of = Vec::with_capacity(graph.tasks.len());
+    let mut shared = vec![false; places.len()];
+    for task in 0..graph.tasks.len() {
+        let first = blocks(task).min_by_key(|b| (readers[*b as usize], *b));
+        for block in blocks(task).filter(|b| Some(*b) != first) {
+            shared[block as usize] = true;
+        }
+        block_of.push(first.unwrap_or(NONE));
+    }
+    for block in &mut block_of {
+        if *block != NONE && shared[*block as usize] {
+            *block = NONE;
+        }
+    }
+    block_of
 }
 
 pub(super) fn name(input: &Input) -> Name {
@@ -107,16 +150,20 @@ impl Tables {
         let mut starts = Vec::with_capacity(tasks + 1);
         let mut count = 0;
         let mut inputs = Vec::new();
-        let mut seen = FxHashSet::default();
+        let mut input_bytes = Vec::new();
+        let mut places: FxHashMap<ContentHash, u32> = FxHashMap::default();
         for task in &graph.tasks {
             starts.push(count);
             count += task.inputs.len() as u32;
             for input in &task.inputs {
                 match input {
-                    Input::Block { hash, .. } => {
-                        if seen.insert(*hash) {
+                    Input::Block { hash, bytes } => {
+                        let next = inputs.len() as u32;
+                        places.entry(*hash).or_insert_with(|| {
                             inputs.push(*hash);
-                        }
+                            input_bytes.push(*bytes);
+                            next
+                        });
                     }
                     Input::Result { .. } | Input::Fold { .. } => {}
                 }
@@ -139,7 +186,27 @@ impl Tables {
         for task in &graph.deliveries {
             delivered[task.0 as usize] = true;
         }
+        let block_of = blocks_of(graph, &places);
+        let homed_tasks = || (0..).zip(&block_of).filter(|(_, b)| **b != NONE);
+        let block_readers = Rows::collect(
+            inputs.len(),
+            homed_tasks().map(|(task, block)| (*block, task)),
+        );
+        let homed = (0..inputs.len() as u32)
+            .filter(|b| !block_readers.row(*b).is_empty())
+            .collect();
+        let mut checkpoint_of = vec![NONE; tasks];
+        for (c, checkpoint) in graph.checkpoints.iter().enumerate() {
+            for task in &checkpoint.tasks {
+                checkpoint_of[task.0 as usize] = c as u32;
+            }
+        }
         Self {
+            input_bytes,
+            block_readers,
+            homed,
+            block_of,
+            checkpoint_of,
             result_readers,
             sum_readers,
             sum_folders,
@@ -162,6 +229,22 @@ impl Tables {
 
     pub fn sum_folders(&self, sum: u32) -> &[u32] {
         self.sum_folders.row(sum)
+    }
+
+    /// The input block with which a task is at home.
+    pub fn block_of(&self, task: u32) -> Option<u32> {
+        Some(self.block_of[task as usize]).filter(|b| *b != NONE)
+    }
+
+    /// Tasks that are at home with an input block.
+    pub fn block_readers(&self, block: u32) -> &[u32] {
+        self.block_readers.row(block)
+    }
+
+    pub fn checkpoint_of(&self, task: u32) -> Option<usize> {
+        Some(self.checkpoint_of[task as usize])
+            .filter(|c| *c != NONE)
+            .map(|c| c as usize)
     }
 
     pub fn again(&self, task: u32, input: usize) -> Option<u32> {

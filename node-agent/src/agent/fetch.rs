@@ -1,6 +1,8 @@
 //! How inputs come to an agent: read from the cache, sent by peers, or gathered from partial sums; and what it answers
 //! when peers ask.
 
+use std::collections::VecDeque;
+
 use shared::farm::{
     contributions::Contributions,
     ids::{AccumulatorId, AgentId, ContentHash, TaskId},
@@ -15,6 +17,8 @@ use crate::store::State;
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     requests: Vec<u64>,
+    /// Who else has the block.
+    others: VecDeque<AgentId>,
     /// Frames or answers still awaited.
     pending: usize,
     pieces: Vec<(Piece, Contributions, u64)>,
@@ -42,11 +46,15 @@ impl<W: Clone> Agent<W> {
                     .or_default()
                     .push(name);
                 let mut incoming = Incoming::default();
-                // Without holders nothing will come; the coordinator, who knows better, will recall the task.
-                if !holders.is_empty() {
-                    let holder = holders[self.me.0 as usize % holders.len()];
-                    self.ask(holder, name, &mut incoming);
+                let agents = || holders.iter().filter(|h| **h != AgentId::COORDINATOR);
+                incoming.others = agents().copied().collect();
+                // Not everybody asks the same one; and the coordinator only when there is nobody else.
+                let count = incoming.others.len().max(1);
+                incoming.others.rotate_left(self.me.0 as usize % count);
+                if holders.contains(&AgentId::COORDINATOR) {
+                    incoming.others.push_back(AgentId::COORDINATOR);
                 }
+                self.ask_next(name, &mut incoming);
                 self.incoming.insert(name, incoming);
             }
             Name::Chunk {
@@ -76,10 +84,56 @@ impl<W: Clone> Agent<W> {
         }
     }
 
+    /// Asks the next one who may have the block. When there is none, whoever waits for it is given back: the coordinator
+    /// knows better.
+    fn ask_next(&mut self, name: Name, incoming: &mut Incoming) {
+        match incoming.others.pop_front() {
+            Some(holder) => self.ask(holder, name, incoming),
+            None => {
+                self.misfits.push(name);
+                self.dirty = true;
+            }
+        }
+    }
+
+    /// That peer will not answer what it was asked.
+    pub(super) fn peer_gone(&mut self, peer: AgentId) {
+        let mut open: Vec<(u64, Name)> = self
+            .requests
+            .iter()
+            .filter(|(_, (_, asked))| *asked == peer)
+            .map(|(request, (name, _))| (*request, *name))
+            .collect();
+        if open.is_empty() {
+            return;
+        }
+        open.sort_unstable();
+        for (request, name) in open {
+            self.requests.remove(&request);
+            self.not_from_there(name);
+        }
+        self.tell(FromAgent::Unreachable(peer));
+    }
+
+    fn not_from_there(&mut self, name: Name) {
+        let Some(mut incoming) = self.incoming.remove(&name) else {
+            return;
+        };
+        match name {
+            Name::Input(_) | Name::Result { .. } => self.ask_next(name, &mut incoming),
+            // Every piece of a sum is with one agent only.
+            Name::Chunk { .. } => {
+                self.misfits.push(name);
+                self.dirty = true;
+            }
+        }
+        self.incoming.insert(name, incoming);
+    }
+
     fn ask(&mut self, peer: AgentId, name: Name, incoming: &mut Incoming) {
         let request = self.next_request;
         self.next_request += 1;
-        self.requests.insert(request, name);
+        self.requests.insert(request, (name, peer));
         incoming.requests.push(request);
         incoming.pending += 1;
         self.actions.push_back(Action::Ask {
@@ -100,27 +154,39 @@ impl<W: Clone> Agent<W> {
 
     pub(super) fn loaded(&mut self, hash: ContentHash, outcome: Result<u64, InputError>) {
         self.loading -= 1;
-        self.load();
         let name = Name::Input(hash);
+        if self.resetting {
+            self.actions.push_back(Action::Forget(name));
+            return self.rise();
+        }
+        self.load();
         match outcome {
             Ok(bytes) => {
                 self.loaded_bytes += bytes;
                 self.arrived(name, bytes);
             }
-            Err(error) => {
-                let waiter = self.waiters.get(&name).and_then(|w| w.first()).copied();
-                match waiter.and_then(|t| self.queue.get(&t)) {
-                    Some(queued) => {
-                        let this = queued.this;
-                        self.tell(FromAgent::Failed {
-                            this,
-                            cause: Cause::Input(error),
-                        });
-                    }
-                    // Nobody wants it any more.
-                    None => self.store.not_coming(name),
-                }
+            Err(error) => self.failed(name, &Cause::Input(error)),
+        }
+    }
+
+    /// It cannot be had: every task that waits for it fails here.
+    fn failed(&mut self, name: Name, cause: &Cause) {
+        let waiters = self.waiters.remove(&name).unwrap_or_default();
+        for task in waiters {
+            let Some(this) = self.queue.get(&task).map(|q| q.this) else {
+                continue;
+            };
+            if self.recalled(this) {
+                let cause = cause.clone();
+                self.tell(FromAgent::Failed { this, cause });
             }
+        }
+        match self.store.state(&name) {
+            State::Coming => self.store.not_coming(name),
+            State::Absent | State::Here => {}
+        }
+        if !self.store.wanted(&name) {
+            self.forget(name);
         }
     }
 
@@ -179,7 +245,7 @@ impl<W: Clone> Agent<W> {
     ) {
         let known = self.requests.get(&request).copied();
         let Some((name, incoming)) =
-            known.and_then(|name| Some((name, self.incoming.get_mut(&name)?)))
+            known.and_then(|(name, _)| Some((name, self.incoming.get_mut(&name)?)))
         else {
             self.actions.push_back(Action::Discard(parcel));
             return;
@@ -213,10 +279,7 @@ impl<W: Clone> Agent<W> {
                         incoming.pending -= 1;
                         self.gather(name);
                     }
-                    // The holder has lost it. The coordinator will hear of that and recall whoever waits.
-                    Name::Input(_) | Name::Result { .. } => {
-                        tracing::debug!(?name, "a peer no longer has it");
-                    }
+                    Name::Input(_) | Name::Result { .. } => self.not_from_there(name),
                 }
             }
         }
@@ -252,6 +315,7 @@ impl<W: Clone> Agent<W> {
             return;
         }
         incoming.gathering = true;
+        self.gathering += 1;
         let pieces = incoming.pieces.iter().map(|(piece, _, _)| *piece).collect();
         self.actions.push_back(Action::Gather { name, pieces });
     }
@@ -271,7 +335,16 @@ impl<W: Clone> Agent<W> {
     }
 
     pub(super) fn gathered(&mut self, name: Name, outcome: Result<(), WorkError>) {
+        self.gathering -= 1;
+        if self.resetting {
+            self.actions.push_back(Action::Forget(name));
+            return self.rise();
+        }
         let Some(incoming) = self.incoming.remove(&name) else {
+            // Dropped meanwhile.
+            if self.store.state(&name) != State::Here {
+                self.actions.push_back(Action::Forget(name));
+            }
             return;
         };
         for (_, _, bytes) in &incoming.pieces {
@@ -285,15 +358,7 @@ impl<W: Clone> Agent<W> {
                     self.forget(name);
                 }
             }
-            Err(error) => {
-                let waiter = self.waiters.get(&name).and_then(|w| w.first()).copied();
-                if let Some(this) = waiter.and_then(|t| self.queue.get(&t)).map(|q| q.this) {
-                    self.tell(FromAgent::Failed {
-                        this,
-                        cause: Cause::Work(error),
-                    });
-                }
-            }
+            Err(error) => self.failed(name, &Cause::Work(error)),
         }
     }
 
@@ -314,8 +379,12 @@ impl<W: Clone> Agent<W> {
 
     pub(super) fn forget_fetched(&mut self, origin: Origin) {
         for name in self.fetched.remove(&origin).unwrap_or_default() {
+            // Tasks that are here all the same are asked back, or done for nothing.
+            if !self.store.release_block(name) && self.store.wanted(&name) {
+                continue;
+            }
             self.abandon(name);
-            self.forget(name);
+            self.actions.push_back(Action::Forget(name));
         }
     }
 

@@ -33,6 +33,8 @@ use crate::{
 pub struct AgentConfig {
     pub cores: u16,
     pub memory_bytes: u64,
+    /// Room for input blocks beside the memory.
+    pub disk_bytes: u64,
     /// Input blocks being read at once.
     pub loads_max: usize,
     /// Blocks sent to the coordinator and not yet acknowledged.
@@ -48,6 +50,7 @@ impl AgentConfig {
         Self {
             cores: cores.max(1),
             memory_bytes,
+            disk_bytes: u64::MAX,
             loads_max: 2,
             deliveries_max: 4,
             heartbeat_us: None,
@@ -181,6 +184,8 @@ pub enum Action<W> {
     Forget(Name),
     ForgetSum(AccumulatorId),
     Discard(u64),
+    /// Forget everything but input blocks.
+    ForgetAll,
     /// The budget could not be kept.
     Overrun {
         task: TaskId,
@@ -240,6 +245,8 @@ pub struct Agent<W> {
     config: AgentConfig,
     me: AgentId,
     begun: bool,
+    /// Written off: what the workers do is run out, then it says hello again.
+    resetting: bool,
     actions: VecDeque<Action<W>>,
     /// Something happened that may let a task be admitted or begun.
     dirty: bool,
@@ -266,9 +273,12 @@ pub struct Agent<W> {
     loaded_bytes: u64,
     busy_us: u64,
     incoming: FxHashMap<Name, fetch::Incoming>,
-    requests: FxHashMap<u64, Name>,
+    /// Open questions: what for, and to whom.
+    requests: FxHashMap<u64, (Name, AgentId)>,
     next_request: u64,
-    /// Chunks whose pieces are not the whole sum.
+    /// Sums being added up by threads.
+    gathering: usize,
+    /// What will not come: chunks whose pieces are not the whole sum, blocks that no holder has.
     misfits: Vec<Name>,
     /// What was fetched of a result or a sum, to be dropped with it.
     fetched: FxHashMap<fetch::Origin, Vec<Name>>,
@@ -278,19 +288,25 @@ pub struct Agent<W> {
     told: Moment,
 }
 
+fn hello(config: &AgentConfig) -> Hello {
+    Hello {
+        protocol: PROTOCOL,
+        cores: config.cores,
+        memory_bytes: config.memory_bytes,
+        disk_bytes: config.disk_bytes,
+        isa: config.isa.to_owned(),
+    }
+}
+
 impl<W: Clone> Agent<W> {
     pub fn new(config: AgentConfig) -> Self {
         let mut actions = VecDeque::new();
-        actions.push_back(Action::Tell(FromAgent::Hello(Hello {
-            protocol: PROTOCOL,
-            cores: config.cores,
-            memory_bytes: config.memory_bytes,
-            isa: config.isa.to_owned(),
-        })));
+        actions.push_back(Action::Tell(FromAgent::Hello(hello(&config))));
         Self {
             config,
             me: AgentId::default(),
             begun: false,
+            resetting: false,
             actions,
             dirty: false,
             store: Store::new(config.memory_bytes),
@@ -315,6 +331,7 @@ impl<W: Clone> Agent<W> {
             incoming: FxHashMap::default(),
             requests: FxHashMap::default(),
             next_request: 0,
+            gathering: 0,
             misfits: Vec::new(),
             fetched: FxHashMap::default(),
             deliveries: VecDeque::new(),
@@ -379,7 +396,7 @@ impl<W: Clone> Agent<W> {
             Event::Gathered { name, outcome } => self.gathered(name, outcome),
             Event::Ran { worker, results } => self.ran(worker, results),
             Event::Surveyed(here) => self.tell(FromAgent::Have(here)),
-            Event::PeerGone(peer) => self.tell(FromAgent::Unreachable(peer)),
+            Event::PeerGone(peer) => self.peer_gone(peer),
             Event::Tick => {
                 if self.poll_deadline().is_some_and(|at| at <= now) {
                     self.told = now;
@@ -405,8 +422,11 @@ impl<W: Clone> Agent<W> {
                 self.partials = Partials::new(accumulators);
                 self.actions.push_back(Action::Survey(inputs));
             }
-            ToAgent::Peers(_) | ToAgent::Ping | ToAgent::Reset => {}
+            ToAgent::Peers(_) | ToAgent::Ping => {}
+            ToAgent::Reset => self.reset(),
             ToAgent::Refuse { .. } | ToAgent::End => self.actions.push_back(Action::Stop),
+            // Nothing can be meant for a life that has not begun.
+            ToAgent::Assign(_) if self.resetting => {}
             ToAgent::Assign(assignments) => {
                 for assignment in assignments {
                     self.assigned(assignment);
@@ -423,7 +443,9 @@ impl<W: Clone> Agent<W> {
                 accumulators,
             } => {
                 for task in results {
-                    self.forget(Name::result(task));
+                    if self.store.release_block(Name::result(task)) {
+                        self.actions.push_back(Action::Forget(Name::result(task)));
+                    }
                     self.forget_fetched(fetch::Origin::Task(task));
                 }
                 for id in accumulators {
@@ -438,6 +460,48 @@ impl<W: Clone> Agent<W> {
                 self.deliver();
             }
         }
+    }
+
+    /// Forgets everything but its input blocks. What its workers and threads have begun they finish first, for nothing.
+    fn reset(&mut self) {
+        self.resetting = true;
+        self.queue.clear();
+        self.waiting.clear();
+        self.admitted = 0;
+        self.running = 0;
+        self.blocked = None;
+        self.waiters.clear();
+        self.ready_blocks.clear();
+        self.ready_folds.clear();
+        self.loads.clear();
+        self.incoming.clear();
+        self.requests.clear();
+        self.misfits.clear();
+        self.fetched.clear();
+        self.deliveries.clear();
+        self.delivering = 0;
+        self.done.clear();
+        self.partials = Partials::default();
+        self.store.reset();
+        self.actions.push_back(Action::ForgetAll);
+        self.rise();
+    }
+
+    /// Says hello again once nothing of the earlier life is going on any more.
+    fn rise(&mut self) {
+        let quiet = self.idle.len() == self.workers.len() && self.loading + self.gathering == 0;
+        if !self.resetting || !quiet {
+            return;
+        }
+        self.resetting = false;
+        self.free_cores = self.config.cores;
+        self.passed_over = 0;
+        for worker in &mut self.workers {
+            worker.last = None;
+        }
+        // With what came in late.
+        self.actions.push_back(Action::ForgetAll);
+        self.tell(FromAgent::Hello(hello(&self.config)));
     }
 
     fn assigned(&mut self, assignment: Assignment<W>) {
@@ -540,6 +604,9 @@ impl<W: Clone> Agent<W> {
 
     fn ran(&mut self, worker: u16, results: Vec<Ran>) {
         self.idle.push(worker);
+        if self.resetting {
+            return self.rise();
+        }
         for result in results {
             let task = result.this.task;
             let Some(queued) = self.queue.remove(&task) else {
@@ -559,6 +626,12 @@ impl<W: Clone> Agent<W> {
             let bytes = match result.outcome {
                 Ok(bytes) => bytes,
                 Err(error) => {
+                    match queued.output {
+                        Output::Block { .. } => {}
+                        Output::Fold {
+                            accumulator, parts, ..
+                        } => self.partials.take_back(accumulator, parts, &queued.taken),
+                    }
                     self.tell(FromAgent::Failed {
                         this: result.this,
                         cause: Cause::Work(error),

@@ -306,6 +306,7 @@ mod tests {
         let hello = FromAgent::Hello(Hello {
             protocol: PROTOCOL,
             cores: 8,
+            disk_bytes: 0,
             memory_bytes: 1 << 30,
             isa: "AVX2".to_owned(),
         });

@@ -76,6 +76,8 @@ pub struct Hello {
     pub protocol: ProtocolRange,
     pub cores: u16,
     pub memory_bytes: u64,
+    /// Room on its disk for input blocks.
+    pub disk_bytes: u64,
     /// The instruction set that its kernels use. Equal ones promise equal bits.
     pub isa: String,
 }
@@ -221,6 +223,9 @@ pub enum FromAgent {
     Heartbeat(Status),
     /// That agent does not answer.
     Unreachable(AgentId),
+    /// Send me that: an input block, or what you keep of a task. The answer is a bulk frame with this number, a block or
+    /// nothing.
+    Fetch(Fetch),
 }
 
 /// From one agent to another: send me that. The answer is one or more bulk frames with this number.
