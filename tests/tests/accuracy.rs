@@ -279,6 +279,7 @@ fn the_hands_do_not_change_a_bit() {
             for agents in [2, 3, 5] {
                 others.push(Hands {
                     agents: vec![(1 + agents % 2, 1 << 30); agents],
+                    spool: None,
                 });
             }
             for hands in others {
