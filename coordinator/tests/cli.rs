@@ -408,12 +408,16 @@ fn the_cache_is_listed_and_emptied() {
 
 /// Starts a run of a few seconds and waits until `path` shows that it is at work.
 fn started(place: &Place, path: &str) -> std::process::Child {
+    started_with(place, path, "4000")
+}
+
+fn started_with(place: &Place, path: &str, iterations: &str) -> std::process::Child {
     let mut child = place
         .command(&[
             "run",
             "factor.toml",
             "--power-iterations",
-            "4000",
+            iterations,
             "--cores",
             "1",
         ])
@@ -487,7 +491,7 @@ fn a_killed_run_goes_on_where_it_was() {
         "run",
         "factor.toml",
         "--power-iterations",
-        "4000",
+        "1000",
         "--cores",
         "1",
     ];
@@ -495,7 +499,7 @@ fn a_killed_run_goes_on_where_it_was() {
     succeeded(&undisturbed.run(LONG));
     let place = Place::with(&ratings(900, 300));
     for (end, how) in ["-KILL", "-INT", "-KILL"].into_iter().enumerate() {
-        let mut child = started(&place, "factors");
+        let mut child = started_with(&place, "factors", "1000");
         let before = kept(&place);
         let deadline = Instant::now() + Duration::from_secs(30);
         while kept(&place) < before + 20 {
@@ -516,7 +520,7 @@ fn a_killed_run_goes_on_where_it_was() {
     place.nothing_left();
     assert_eq!(kept(&place), 0, "what ended well keeps nothing");
 
-    let mut child = started(&place, "factors");
+    let mut child = started_with(&place, "factors", "1000");
     while kept(&place) == 0 {
         assert_eq!(child.try_wait().unwrap(), None, "the run ended early");
         thread::yield_now();

@@ -350,7 +350,7 @@ impl Sim<'_> {
     }
 
     /// Answers an agent from what is kept.
-    fn from_spool(&mut self, node: usize, fetch: Fetch) {
+    fn answer_from_spool(&mut self, node: usize, fetch: Fetch) {
         let block = match fetch.name {
             Name::Result { task, range } => {
                 let block = self.kept.get(&task).filter(|_| !self.random.one_in(20));
@@ -476,7 +476,7 @@ impl Sim<'_> {
                     Frame::Control(bytes) => {
                         let message: FromAgent = decode_control(&bytes).unwrap();
                         if let FromAgent::Fetch(fetch) = &message {
-                            self.from_spool(node, *fetch);
+                            self.answer_from_spool(node, *fetch);
                         }
                         self.news(News::Said { agent, message });
                     }
