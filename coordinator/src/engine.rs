@@ -17,6 +17,7 @@ use crate::{
     job::size,
     plan::Plan,
     scheduler::SchedulerConfig,
+    spool::Spool,
 };
 
 /// Cores and memory to run with. They decide where and when, never what.
@@ -71,12 +72,13 @@ impl Inputs for WithShifts {
     }
 }
 
-/// Runs `plan`; rows of the factors go to `sink` as they come.
+/// Runs `plan`; rows of the factors go to `sink` as they come. What is in the spool is not done again.
 pub fn factor(
     facts: &MatrixFacts,
     plan: &Plan,
     blocks: Arc<dyn Inputs>,
     place: &Place<'_>,
+    spool: Option<Arc<Spool>>,
     sink: &mut dyn Sink,
     progress: &mut dyn FnMut(&Progress),
     stop: &AtomicBool,
@@ -98,6 +100,7 @@ pub fn factor(
                         AgentOptions::new(u16::try_from(cores).unwrap_or(u16::MAX), memory)
                     })
                     .collect(),
+                spool,
                 ..EmbeddedOptions::new(1, 0)
             };
             run_embedded(
@@ -115,7 +118,7 @@ pub fn factor(
                 plan: plan.hash,
                 inputs,
                 config: SchedulerConfig::farm(),
-                spool: None,
+                spool,
                 progress_ms_min: 100,
                 deliver,
                 progress,

@@ -84,6 +84,7 @@ pub fn svd(matrix: CsMatView<'_, f64>, factor: &FactorSpec, hands: &Hands) -> Re
         &plan,
         Arc::new(blocks),
         &Place::Here(hands),
+        None,
         &mut sink,
         &mut |_| {},
         &AtomicBool::new(false),

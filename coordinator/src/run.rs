@@ -5,6 +5,7 @@ mod files;
 mod inputs;
 
 use std::{
+    path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::Instant,
 };
@@ -35,12 +36,14 @@ use crate::{
         progress::{Event, Observer, Pass, Stage, Unit},
         summary::{Orthogonality, Phase, Rank, Summary, peak_memory},
     },
+    scheduler::{Scheduler, SchedulerConfig},
+    spool::Spool,
 };
 
 /// How to go about a job, beside what the job says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RunOptions {
-    /// Read the input anew even if it is found prepared in the cache.
+    /// Read the input anew even if it is found prepared in the cache, and forget what a run before has kept.
     pub fresh: bool,
 }
 
@@ -64,12 +67,16 @@ pub fn run(
     let cache = Cache::open(&job.resources.cache, job.resources.cache_max)?;
     let mut warnings = Vec::new();
     let mut fresh = options.fresh;
-    for _ in 0..TRIES {
+    for attempt in 0..TRIES {
         // First of all, whether there is a place for the result.
         let staging = Staging::open(&job.directory, 0)?;
         let ingested = ingested(job, &cache, fresh, observer, stop)?;
         let blocks = ingested.inputs.clone();
-        match factored(job, ingested, staging, observer, stop)? {
+        let keeping = Keeping {
+            spools: cache.spools(),
+            forget: options.fresh && attempt == 0,
+        };
+        match factored(job, ingested, staging, &keeping, observer, stop)? {
             Ended::Done(mut summary) => {
                 summary.seconds = started.elapsed().as_secs_f64();
                 summary.peak_memory = peak_memory();
@@ -166,6 +173,7 @@ fn factored(
     job: &Job,
     ingested: Ingested,
     mut staging: Staging,
+    keeping: &Keeping,
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Ended, Failure> {
@@ -183,6 +191,11 @@ fn factored(
         (None, Some(hands)) => Place::Here(hands),
         (None, None) => unreachable!("one of the two is there"),
     };
+    let spool = keeping.open(&plan);
+    let resumed = spool.as_ref().and_then(|spool| resumes(&plan, spool));
+    if let Some(resumed) = &resumed {
+        observer.observe(Event::Note(resumed.clone()));
+    }
     let blocks: Arc<dyn Inputs> = Arc::new(FromCache(ingested.inputs.clone()));
 
     let mut stages = Stages::new(&plan, observer);
@@ -192,6 +205,7 @@ fn factored(
         &plan,
         Arc::clone(&blocks),
         &place,
+        spool.clone(),
         &mut files,
         &mut |progress| stages.tell(progress),
         stop,
@@ -220,6 +234,7 @@ fn factored(
     }
     let mut summary = summary(job, &ingested, &plan, &quality, &report);
     summary.farm = farm.map(|farm| farm::summary(&farm.members()));
+    summary.resumed = resumed;
     if !job.report.nearest.is_empty() {
         let counts = inputs::column_counts(blocks.as_ref(), facts, ingested.transposed)
             .map_err(|why| Failure::resources(why.to_string()))?;
@@ -245,7 +260,56 @@ fn factored(
         return Err(Failure::interrupted());
     }
     staging.commit()?;
+    if let Some(spool) = &spool {
+        spool.remove();
+    }
     Ok(Ended::Done(Box::new(summary)))
+}
+
+/// Where results are kept for a run after this one, should it not end well.
+struct Keeping {
+    spools: PathBuf,
+    /// Forget what a run before has kept.
+    forget: bool,
+}
+
+impl Keeping {
+    /// No spool is no failure: the run only cannot be gone on with.
+    fn open(&self, plan: &Plan) -> Option<Arc<Spool>> {
+        match Spool::open(&self.spools, plan.hash) {
+            Ok(Some(spool)) => {
+                if self.forget {
+                    spool.clear();
+                }
+                Some(Arc::new(spool))
+            }
+            Ok(None) => {
+                tracing::info!("another run of the same job keeps its results; this one does not");
+                None
+            }
+            Err(why) => {
+                tracing::warn!("results are not kept for another run: {why}");
+                None
+            }
+        }
+    }
+}
+
+/// Where a run goes on that was broken off, if anything of it is kept.
+fn resumes(plan: &Plan, spool: &Spool) -> Option<String> {
+    let kept = spool.kept();
+    if kept.is_empty() {
+        return None;
+    }
+    let config = SchedulerConfig::default();
+    let scheduler = Scheduler::new(&plan.graph, plan.hash, config, Some(&kept));
+    let mut left = scheduler.stages().iter().filter(|s| !s.is_done());
+    let next = left.clone().find(|s| is_pass(&s.name));
+    let at = next.or_else(|| left.next()).map_or("the end", |s| &s.name);
+    Some(format!(
+        "resuming at {at}, {} tasks kept by a run before",
+        kept.len()
+    ))
 }
 
 /// As many of the job's cores as its memory feeds.

@@ -479,6 +479,74 @@ fn what_a_killed_run_left_is_swept_by_the_next() {
     place.nothing_left();
 }
 
+/// Killed once something is kept, however it is killed, a run goes on from there and comes to the same bytes.
+#[cfg(unix)]
+#[test]
+fn a_killed_run_goes_on_where_it_was() {
+    const LONG: &[&str] = &[
+        "run",
+        "factor.toml",
+        "--power-iterations",
+        "4000",
+        "--cores",
+        "1",
+    ];
+    let undisturbed = Place::with(&ratings(900, 300));
+    succeeded(&undisturbed.run(LONG));
+    let place = Place::with(&ratings(900, 300));
+    for (end, how) in ["-KILL", "-INT", "-KILL"].into_iter().enumerate() {
+        let mut child = started(&place, "factors");
+        let before = kept(&place);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while kept(&place) < before + 20 {
+            assert!(Instant::now() < deadline, "nothing is kept");
+            assert_eq!(child.try_wait().unwrap(), None, "the run ended early");
+            thread::yield_now();
+        }
+        signal(&child, how);
+        child.wait().unwrap();
+        assert!(kept(&place) > 0, "end {end}");
+    }
+    let output = place.run(LONG);
+    succeeded(&output);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("resuming at power pass"), "{told}");
+    assert!(told.contains("kept by a run before"), "{told}");
+    assert_eq!(undisturbed.hashes(), place.hashes());
+    place.nothing_left();
+    assert_eq!(kept(&place), 0, "what ended well keeps nothing");
+
+    let mut child = started(&place, "factors");
+    while kept(&place) == 0 {
+        assert_eq!(child.try_wait().unwrap(), None, "the run ended early");
+        thread::yield_now();
+    }
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    let output = place.run(&[LONG, &["--fresh"]].concat());
+    succeeded(&output);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!told.contains("resuming"), "{told}");
+    assert_eq!(undisturbed.hashes(), place.hashes());
+}
+
+/// The highest task of which something is kept: it grows from pass to pass.
+#[cfg(unix)]
+fn kept(place: &Place) -> u32 {
+    let folders = fs::read_dir(place.path("cache/v1/spools"));
+    folders
+        .into_iter()
+        .flatten()
+        .flatten()
+        .flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten())
+        .filter_map(|file| {
+            let name = file.file_name().into_string().ok()?;
+            name.strip_suffix(".kept")?.parse().ok()
+        })
+        .max()
+        .unwrap_or(0)
+}
+
 #[test]
 fn help_tells_the_exit_codes() {
     let place = Place::usual();

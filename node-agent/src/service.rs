@@ -78,6 +78,8 @@ pub struct Service<W> {
     offer: Offer,
     store: Arc<BlockStore>,
     endpoint: Endpoint,
+    /// Kept here because beacons are answered while the endpoint is locked.
+    port: u16,
     doing: Mutex<Doing>,
     stopping: AtomicBool,
     connections: AtomicUsize,
@@ -90,7 +92,9 @@ pub struct Service<W> {
 
 impl<W: Work> Service<W> {
     pub fn new(offer: Offer, store: Arc<BlockStore>, endpoint: Endpoint) -> Arc<Self> {
+        let port = endpoint.local_addr().map_or(0, |a| a.port());
         Arc::new(Self {
+            port,
             offer,
             store,
             endpoint,
@@ -433,7 +437,7 @@ impl<W: Work> Service<W> {
 
     /// The UDP port that it listens on.
     pub fn port(&self) -> u16 {
-        self.endpoint.local_addr().map_or(0, |a| a.port())
+        self.port
     }
 }
 

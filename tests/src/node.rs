@@ -94,7 +94,7 @@ pub fn farm(identity: &Identity, plan: ContentHash, nodes: &[&Node]) -> Farm {
     })
     .expect("loopback");
     let stop = AtomicBool::new(false);
-    let found = farm.gather(nodes.len(), Duration::from_secs(10), &stop);
+    let found = farm.gather(nodes.len(), Duration::from_secs(10), &stop, &mut |_| {});
     assert_eq!(found, nodes.len(), "{}", farm.searched());
     farm
 }

@@ -23,7 +23,7 @@ use tests::toy::{Case, Toy, evaluate, random_case};
 fn options(agents: usize, cores: u16, memory_bytes: u64) -> EmbeddedOptions {
     EmbeddedOptions {
         agents: vec![AgentOptions::new(cores, memory_bytes); agents],
-        progress_ms_min: 100,
+        ..EmbeddedOptions::new(1, 0)
     }
 }
 

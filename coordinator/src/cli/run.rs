@@ -24,7 +24,7 @@ pub struct RunArgs {
     #[arg(value_name = "FILE", default_value = "factor.toml")]
     pub file: PathBuf,
 
-    /// Read the input anew, even if it is found prepared in the cache
+    /// Read the input anew, even if it is found prepared in the cache, and do not go on from where a run before was stopped
     #[arg(long)]
     pub fresh: bool,
 
@@ -57,7 +57,8 @@ The job file:
   Flags stand above the file, the file stands above the defaults. Paths in the
   file are relative to the file, paths in flags to the current directory.
 
-Ctrl-C stops a run cleanly; a second one stops it at once.";
+Ctrl-C stops a run cleanly; a second one stops it at once. What it has done so
+far is kept in the cache: the same command goes on from there.";
 
 /// Does the job.
 ///

@@ -38,6 +38,7 @@ use tokio::{
 };
 
 use super::ToCoordinator;
+use crate::launch::{LaunchError, Launched, Payload, launch};
 
 /// A call that is not answered for so long is given up.
 const CALL_TIME: Duration = Duration::from_secs(3);
@@ -98,6 +99,12 @@ struct Roster {
     /// Why others are not, by host.
     refused: BTreeMap<String, (Heard, String)>,
     searched: Searched,
+    /// Hosts on which a node is being started.
+    launching: usize,
+    /// What came of launches, to be told.
+    lines: Vec<String>,
+    /// What they hold ends when this is dropped.
+    launched: Vec<Launched>,
     next: u32,
 }
 
@@ -137,19 +144,46 @@ impl Farm {
         })
     }
 
-    /// Waits until so many nodes have joined, the window is over, or the run is to stop; how many there are then.
-    pub fn gather(&self, at_least: usize, window: Duration, stop: &AtomicBool) -> usize {
+    /// Starts nodes on these hosts over SSH; they end with the farm.
+    pub fn launch(&self, hosts: &[String], payload: Payload) {
+        let Some(runtime) = &self.runtime else { return };
+        self.shared.roster().launching += hosts.len();
+        let (shared, hosts, payload) =
+            (Arc::clone(&self.shared), hosts.to_vec(), Arc::new(payload));
+        runtime.spawn(async move {
+            let mut launches = launch(&hosts, &payload);
+            while let Some(ended) = launches.join_next().await {
+                let Ok((host, result)) = ended else { continue };
+                launched(&shared, host, result).await;
+            }
+        });
+    }
+
+    /// Waits until so many nodes have joined and every launch has come to something, the window is over, or the run is to
+    /// stop; how many there are then. `tell` is told what came of each launch.
+    pub fn gather(
+        &self,
+        at_least: usize,
+        window: Duration,
+        stop: &AtomicBool,
+        tell: &mut dyn FnMut(String),
+    ) -> usize {
         let begun = Instant::now();
         let mut roster = self.shared.roster();
         loop {
+            for line in std::mem::take(&mut roster.lines) {
+                tell(line);
+            }
             let living = roster.living();
-            if living >= at_least.max(1)
-                || begun.elapsed() >= window
-                || stop.load(Ordering::Relaxed)
-            {
+            let enough = living >= at_least.max(1);
+            // A launch takes longer than an answer, and has bounds of its own.
+            let late = begun.elapsed() >= window && (enough || roster.launching == 0);
+            if (enough && roster.launching == 0) || late || stop.load(Ordering::Relaxed) {
                 return living;
             }
-            let wait = window.saturating_sub(begun.elapsed()).min(STOP_POLL);
+            let wait = window
+                .saturating_sub(begun.elapsed())
+                .clamp(Duration::from_millis(1), STOP_POLL);
             roster = self
                 .shared
                 .changed
@@ -200,7 +234,17 @@ impl Drop for Farm {
                 .expect("no panic while it is held")
                 .0;
         }
+        let launched = std::mem::take(&mut roster.launched);
         drop(roster);
+        if let Some(runtime) = &self.runtime {
+            runtime.block_on(async {
+                let mut stops = JoinSet::new();
+                for node in launched {
+                    stops.spawn(node.stop());
+                }
+                let _ = tokio::time::timeout(FAREWELL, stops.join_all()).await;
+            });
+        }
         self.shared
             .endpoint
             .close(shared::net::link::code::DONE, b"");
@@ -251,6 +295,33 @@ impl Shared {
                 .insert(heard.host.clone(), (heard.clone(), why));
         }
     }
+}
+
+/// A launch has come to something.
+async fn launched(shared: &Arc<Shared>, host: String, result: Result<Launched, LaunchError>) {
+    let line = match &result {
+        Ok(launched) => format!("{host}: {launched}"),
+        Err(why) => format!("{host}: {why}"),
+    };
+    if let Ok(launched) = result {
+        let found = tokio::net::lookup_host((
+            launched.address.host.as_str(),
+            launched.address.port.unwrap_or_default(),
+        ))
+        .await;
+        let heard = Heard {
+            host: host.clone(),
+            addresses: found.map(Iterator::collect).unwrap_or_default(),
+            ..Heard::default()
+        };
+        shared.roster().launched.push(launched);
+        tokio::spawn(engage(Arc::clone(shared), heard));
+    }
+    let mut roster = shared.roster();
+    roster.launching -= 1;
+    roster.lines.push(line);
+    drop(roster);
+    shared.changed.notify_all();
 }
 
 /// Calls whoever is heard of, until the run ends.

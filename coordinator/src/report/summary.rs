@@ -33,6 +33,9 @@ pub struct Summary {
     pub seconds: f64,
     /// The prepared input was found in the cache.
     pub ingest_reused: bool,
+    /// Where it went on from a run before, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<String>,
     /// Largest resident size of the process in bytes, where the system tells.
     pub peak_memory: Option<u64>,
     /// Where the factors are.

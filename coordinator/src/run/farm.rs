@@ -7,7 +7,7 @@ use shared::{
     net::{
         discovery::SearchOptions,
         greeting::JobCard,
-        identity::{self, KEY_VARIABLE},
+        identity::{self, FarmKey, KEY_VARIABLE},
     },
 };
 
@@ -15,6 +15,7 @@ use crate::{
     failure::{ExitCode, Failure},
     farm::remote::{Farm, FarmOptions, Member},
     job::resolved::{self, Job, Otherwise},
+    launch::Payload,
     plan::Plan,
     report::{
         progress::{Event, Observer, Stage, Unit},
@@ -81,7 +82,17 @@ pub fn gather(
         },
     };
     let farm = Farm::open(options).map_err(|why| Failure::resources(why.to_string()))?;
-    let found = farm.gather(wish.at_least as usize, wish.window, stop);
+    if !wish.ssh.is_empty() {
+        let path = identity::key_path(wish.key.as_deref()).unwrap_or_default();
+        let key = FarmKey::read(&path).map_err(|why| {
+            Failure::new(ExitCode::NoFarm, why.to_string()).help(
+                "a node that was itself started over SSH cannot lend the farm's key; run this where the key is",
+            )
+        })?;
+        farm.launch(&wish.ssh, Payload::gather(&key, Vec::new())?);
+    }
+    let mut tell = |line| observer.observe(Event::Note(line));
+    let found = farm.gather(wish.at_least as usize, wish.window, stop, &mut tell);
     if stop.load(Ordering::Relaxed) {
         return Err(Failure::interrupted());
     }

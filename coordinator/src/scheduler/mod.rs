@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use rustc_hash::FxHashMap;
 use shared::farm::{
     graph::{Graph, Input, Output},
-    ids::{AccumulatorId, AgentId, Attempt, ContentHash, TaskId},
+    ids::{AccumulatorId, AgentId, ContentHash, TaskId},
     message::{Cause, Done, FromAgent, Hello, PROTOCOL, ProtocolRange, Status, ToAgent, Try},
     moment::Moment,
 };
@@ -342,9 +342,13 @@ pub struct Scheduler<'g, W> {
     tasks: Vec<Row>,
     sums: Vec<Sum>,
     checkpoints: Vec<CheckpointRow>,
+    /// Superseded since [`Scheduler::drop_superseded`] was last called.
+    superseded: Vec<usize>,
     agents: Vec<AgentRow>,
     alive: usize,
     surveyed: usize,
+    /// Those that are surveyed or were lost.
+    met: usize,
     begun: bool,
     shelves: placement::Shelves,
     /// Home of every input block.
@@ -397,9 +401,11 @@ impl<'g, W: Clone> Scheduler<'g, W> {
             tasks: vec![row; graph.tasks.len()],
             sums: vec![sum; graph.accumulators.len()],
             checkpoints: vec![CheckpointRow::default(); graph.checkpoints.len()],
+            superseded: Vec::new(),
             agents: Vec::new(),
             alive: 0,
             surveyed: 0,
+            met: 0,
             begun: false,
             shelves: placement::Shelves::default(),
             homes: vec![None; tables.inputs.len()],
@@ -451,7 +457,8 @@ impl<'g, W: Clone> Scheduler<'g, W> {
                 }
                 self.actions.push_back(Action::Finished);
             } else {
-                self.begun = self.begun || self.surveyed >= self.config.agents_expected;
+                self.begun =
+                    self.begun || (self.surveyed > 0 && self.met >= self.config.agents_expected);
                 if self.begun {
                     self.place(now);
                 }
@@ -817,6 +824,7 @@ impl<'g, W: Clone> Scheduler<'g, W> {
             if std::mem::replace(&mut self.checkpoints[c].superseded, true) {
                 break;
             }
+            self.superseded.push(c);
             next = self.graph.checkpoints[c].supersedes;
         }
     }
@@ -824,11 +832,8 @@ impl<'g, W: Clone> Scheduler<'g, W> {
     /// Lets go of what is kept or to be kept of checkpoints that are superseded.
     fn drop_superseded(&mut self) {
         let graph = self.graph;
-        for (c, checkpoint) in graph.checkpoints.iter().enumerate() {
-            if !self.checkpoints[c].superseded {
-                continue;
-            }
-            for &task in &checkpoint.tasks {
+        for c in std::mem::take(&mut self.superseded) {
+            for &task in &graph.checkpoints[c].tasks {
                 let row = &mut self.tasks[task.0 as usize];
                 match row.keep {
                     Keep::No | Keep::Kept => {}

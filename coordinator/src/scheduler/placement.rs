@@ -143,6 +143,12 @@ impl<W: Clone> Scheduler<'_, W> {
             .filter(living)
             .filter(|a| a.surveyed)
             .count();
+        let met = |a: &&AgentRow| match a.life {
+            Life::New => false,
+            Life::Alive => a.surveyed,
+            Life::Suspect | Life::Gone => true,
+        };
+        self.met = self.agents.iter().filter(met).count();
         for agent in 0..self.agents.len() as u32 {
             self.refile(AgentId(agent));
         }
@@ -279,6 +285,10 @@ impl<W: Clone> Scheduler<'_, W> {
     pub(super) fn place(&mut self, now: Moment) {
         if std::mem::take(&mut self.replan) {
             self.plan_homes();
+        }
+        if self.troubles.picky() && !self.shelves.free.is_empty() {
+            // Not everybody may do what is there.
+            self.shelves.news = usize::MAX;
         }
         while self.shelves.news > 0
             && let Some(&(_, agent)) = self.shelves.parked.first()

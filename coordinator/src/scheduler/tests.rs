@@ -56,14 +56,19 @@ struct Farm<'g> {
 
 impl<'g> Farm<'g> {
     fn new(graph: &'g Graph<Nothing>, cores: &[u16]) -> Self {
+        Self::keeping(graph, cores, None)
+    }
+
+    fn keeping(graph: &'g Graph<Nothing>, cores: &[u16], kept: Option<&[TaskId]>) -> Self {
         graph.validate().unwrap();
         let config = SchedulerConfig {
             agents_expected: cores.len(),
-            silence_us_max: Some(1000),
+            suspect_us: Some(1000),
+            attempts_max: 3,
             ..SchedulerConfig::default()
         };
         let mut farm = Self {
-            scheduler: Scheduler::new(graph, PLAN, config),
+            scheduler: Scheduler::new(graph, PLAN, config, kept),
             now: 0,
         };
         for (agent, &cores) in cores.iter().enumerate() {
@@ -77,9 +82,11 @@ impl<'g> Farm<'g> {
             protocol: PROTOCOL,
             cores,
             memory_bytes: 1 << 30,
+            disk_bytes: 0,
             isa: String::new(),
         };
         self.said(agent, FromAgent::Hello(hello));
+        self.said(agent, FromAgent::Have(vec![]));
     }
 
     fn said(&mut self, agent: u32, message: FromAgent) {
@@ -168,6 +175,7 @@ fn nothing_is_assigned_before_all_are_there_and_strangers_are_refused() {
         protocol: future,
         cores: 4,
         memory_bytes: 0,
+        disk_bytes: 0,
         isa: String::new(),
     };
     farm.said(1, FromAgent::Hello(hello));
@@ -282,20 +290,252 @@ fn a_lost_partial_sum_is_added_again_and_its_readers_are_told() {
     assert_eq!(farm.assigned()[0].1.task, reader);
 }
 
+impl Farm<'_> {
+    fn tick_at(&mut self, now: u64) {
+        self.now = now - 1;
+        self.handle(Event::Tick);
+    }
+}
+
 #[test]
-fn whoever_is_silent_for_too_long_is_lost() {
+fn whoever_is_silent_is_written_off_and_comes_back_with_a_hello() {
     let graph = equal(1);
     let mut farm = Farm::new(&graph, &[1]);
-    farm.assigned();
-    assert_eq!(farm.scheduler.poll_deadline(), Some(Moment(1001)));
+    assert_eq!(farm.assigned(), [(0, first(0))]);
+    assert!(farm.scheduler.poll_deadline() <= Some(Moment(1001)));
     farm.now = 500;
     farm.said(0, FromAgent::Heartbeat(Status::default()));
-    farm.now = 1200;
-    farm.handle(Event::Tick);
+    farm.tick_at(1200);
     assert_eq!(farm.scheduler.agents_alive(), 1);
-    farm.now = 1501;
-    farm.handle(Event::Tick);
+    farm.tick_at(1650);
     assert_eq!(farm.scheduler.agents_alive(), 0);
+    let reset = Action::Tell {
+        agent: AgentId(0),
+        message: ToAgent::Reset,
+    };
+    assert!(farm.actions().contains(&reset));
+    // What it says before its hello is of its earlier life.
+    farm.does(0, first(0));
+    farm.handle(Event::Delivery {
+        agent: AgentId(0),
+        task: TaskId(0),
+    });
+    assert_eq!(farm.actions(), []);
+    farm.joins(0, 1);
+    let again = Try {
+        task: TaskId(0),
+        attempt: Attempt(2),
+    };
+    assert_eq!(farm.assigned(), [(0, again)]);
+    farm.does(0, first(0));
+    assert!(!farm.actions().contains(&Action::Finished));
+    farm.does(0, again);
+    assert!(farm.actions().contains(&Action::Finished));
+}
+
+#[test]
+fn a_coordinator_that_was_asleep_blames_nobody() {
+    let graph = equal(1);
+    let mut farm = Farm::new(&graph, &[1]);
+    farm.tick_at(10_000_000);
+    assert_eq!(farm.scheduler.agents_alive(), 1);
+    farm.tick_at(10_001_200);
+    assert_eq!(farm.scheduler.agents_alive(), 0);
+}
+
+#[test]
+fn whoever_is_silent_for_long_is_gone() {
+    let graph = equal(1);
+    let mut farm = Farm::new(&graph, &[]);
+    farm.scheduler.config.gone_us = Some(3000);
+    farm.joins(0, 1);
+    for now in (100..4000).step_by(100) {
+        farm.tick_at(now);
+    }
+    assert!(farm.actions().contains(&Action::Close(AgentId(0))));
+    farm.joins(0, 1);
+    assert_eq!(farm.scheduler.agents_alive(), 0, "gone for good");
+}
+
+fn input(n: u8) -> Input {
+    Input::Block {
+        hash: ContentHash([n; 32]),
+        bytes: 1 << 20,
+    }
+}
+
+fn failing(kind: shared::farm::message::InputErrorKind) -> Cause {
+    Cause::Input(shared::farm::message::InputError {
+        hash: ContentHash([0; 32]),
+        kind,
+        why: "of a test".to_owned(),
+    })
+}
+
+#[test]
+fn what_fails_for_want_of_an_input_is_tried_elsewhere_and_not_for_ever() {
+    use shared::farm::message::InputErrorKind;
+    let graph = equal(1);
+    let mut farm = Farm::new(&graph, &[1, 1, 1]);
+    let mut tried = Vec::new();
+    for attempt in 1..=3 {
+        let assigned = farm.assigned();
+        assert_eq!(assigned.len(), 1, "attempt {attempt}");
+        let (agent, this) = assigned[0];
+        tried.push(agent);
+        let cause = failing(InputErrorKind::Io);
+        farm.said(agent, FromAgent::Failed { this, cause });
+    }
+    tried.sort_unstable();
+    assert_eq!(tried, [0, 1, 2]);
+    let actions = farm.actions();
+    assert!(matches!(actions[0], Action::Failed { .. }), "{actions:?}");
+}
+
+#[test]
+fn blocks_find_homes_in_proportion_to_cores_and_where_they_are() {
+    let mut graph = Graph::default();
+    graph.stage("only");
+    for n in 0..70 {
+        graph.task(task(vec![input(n)], BLOCK));
+    }
+    let mut farm = Farm::new(&graph, &[1, 2, 4]);
+    farm.assigned();
+    let homes = |farm: &Farm<'_>| {
+        [0, 1, 2].map(|a| {
+            let homes = farm.scheduler.homes.iter();
+            homes.filter(|h| **h == Some(AgentId(a))).count()
+        })
+    };
+    assert_eq!(homes(&farm), [10, 20, 40]);
+    // Another one comes, with half of the blocks: it gets its share, of those.
+    farm.said(
+        3,
+        FromAgent::Hello(Hello {
+            protocol: PROTOCOL,
+            cores: 7,
+            memory_bytes: 1 << 30,
+            disk_bytes: 0,
+            isa: String::new(),
+        }),
+    );
+    farm.said(3, FromAgent::Have((35..70).collect()));
+    farm.assigned();
+    assert_eq!(homes(&farm), [5, 10, 20]);
+    for (block, home) in farm.scheduler.homes.iter().enumerate() {
+        assert!(block >= 35 || *home != Some(AgentId(3)) || block < 35);
+    }
+}
+
+/// 0 and 1, kept; 2 reads them, kept in their place; 3 reads 2, delivered.
+fn kept_in_turn() -> Graph<Nothing> {
+    use shared::farm::graph::Checkpoint;
+    let mut graph = equal(2);
+    let middle = graph.task(task(vec![result(0), result(1)], BLOCK));
+    let last = graph.task(task(vec![result(2)], BLOCK));
+    graph.deliveries.push(last);
+    graph.checkpoints.push(Checkpoint {
+        tasks: vec![TaskId(0), TaskId(1)],
+        supersedes: None,
+    });
+    graph.checkpoints.push(Checkpoint {
+        tasks: vec![middle],
+        supersedes: Some(0),
+    });
+    graph
+}
+
+#[test]
+fn what_is_kept_is_not_done_again_and_goes_when_it_is_superseded() {
+    let graph = kept_in_turn();
+    let mut farm = Farm::keeping(&graph, &[1], Some(&[]));
+    assert_eq!(farm.assigned(), [(0, first(0)), (0, first(1))]);
+    let agent = AgentId(0);
+    for n in 0..2 {
+        farm.does(0, first(n));
+        let task = TaskId(n);
+        farm.handle(Event::Delivery { agent, task });
+        assert!(farm.actions().contains(&Action::Keep { agent, task }));
+    }
+    // All agents are lost; another comes.
+    farm.handle(Event::Lost(agent));
+    farm.joins(1, 1);
+    let assigned = farm.assigned();
+    assert_eq!(assigned.len(), 1);
+    let (whom, this) = assigned[0];
+    assert_eq!((whom, this.task), (1, TaskId(2)), "only what was not kept");
+    farm.does(1, this);
+    let agent = AgentId(1);
+    let task = TaskId(2);
+    farm.handle(Event::Delivery { agent, task });
+    let actions = farm.actions();
+    assert!(actions.contains(&Action::Keep { agent, task }));
+    for n in 0..2 {
+        assert!(actions.contains(&Action::Unkeep(TaskId(n))), "{actions:?}");
+    }
+}
+
+#[test]
+fn a_run_begins_with_what_the_one_before_has_kept() {
+    let graph = kept_in_turn();
+    let assigned = |kept: &[u32]| -> Vec<u32> {
+        let kept: Vec<TaskId> = kept.iter().copied().map(TaskId).collect();
+        let mut farm = Farm::keeping(&graph, &[1], Some(&kept));
+        farm.assigned().iter().map(|(_, t)| t.task.0).collect()
+    };
+    assert_eq!(assigned(&[]), [0, 1]);
+    assert_eq!(assigned(&[1]), [0]);
+    assert_eq!(assigned(&[0, 1]), [2]);
+    assert_eq!(assigned(&[2]), [3], "the first two are superseded");
+    let mut farm = Farm::keeping(&graph, &[1], Some(&[TaskId(2)]));
+    assert_eq!(farm.assigned().len(), 1);
+    // It turns out damaged.
+    farm.said(0, FromAgent::Returned(vec![first(3)]));
+    farm.handle(Event::NotKept(TaskId(2)));
+    let again: Vec<u32> = farm.assigned().iter().map(|(_, t)| t.task.0).collect();
+    assert_eq!(again, [0, 1]);
+}
+
+#[test]
+fn what_is_kept_and_wanted_is_delivered_from_the_spool() {
+    let mut graph = kept_in_turn();
+    graph.deliveries.push(TaskId(2));
+    let mut farm = Farm::keeping(&graph, &[1], Some(&[TaskId(2)]));
+    let actions = farm.actions();
+    assert!(actions.contains(&Action::DeliverKept(TaskId(2))));
+    farm.handle(Event::DeliveredKept(TaskId(2)));
+    farm.does(0, first(3));
+    let agent = AgentId(0);
+    farm.handle(Event::Delivery {
+        agent,
+        task: TaskId(3),
+    });
+    assert_eq!(farm.actions().last(), Some(&Action::Finished));
+}
+
+#[test]
+fn whom_two_cannot_reach_begins_anew_and_pairs_are_kept_apart() {
+    let mut graph = equal(1);
+    for _ in 0..3 {
+        let reader = graph.task(task(vec![result(0)], BLOCK));
+        graph.deliveries.push(reader);
+    }
+    let mut farm = Farm::new(&graph, &[1, 1, 1]);
+    assert_eq!(farm.assigned(), [(0, first(0))]);
+    farm.does(0, first(0));
+    let assigned = farm.assigned();
+    let of_1: Vec<Try> = assigned.iter().filter(|a| a.0 == 1).map(|a| a.1).collect();
+    let Some(&this) = of_1.first() else {
+        // All at home with agent 0: what it has not begun is asked back for the others.
+        return;
+    };
+    farm.said(1, FromAgent::Returned(vec![this]));
+    farm.said(1, FromAgent::Unreachable(AgentId(0)));
+    farm.tick_at(5000);
+    assert!(
+        farm.assigned().iter().all(|(agent, _)| *agent != 1),
+        "it cannot reach what it would read"
+    );
 }
 
 #[test]

@@ -307,3 +307,113 @@ fn a_chunk_is_the_sum_of_all_partial_sums_or_it_is_not() {
         }
     }
 }
+
+/// A block of 8 bytes that others have.
+fn result(task: u32, holders: &[AgentId]) -> Need {
+    Need {
+        name: Name::result(TaskId(task)),
+        bytes: 8,
+        again: None,
+        holders: holders.to_vec(),
+    }
+}
+
+fn asked(actions: &[Action<u8>]) -> Vec<(AgentId, u64)> {
+    actions
+        .iter()
+        .filter_map(|a| match a {
+            Action::Ask { peer, request, .. } => Some((*peer, *request)),
+            _ => None,
+        })
+        .collect()
+}
+
+const BLOCK: Output = Output::Block { bytes: 8 };
+
+#[test]
+fn who_does_not_have_it_or_does_not_answer_is_passed_over_and_the_coordinator_is_asked_last() {
+    let mut bench = Bench::new(1, 100, 0);
+    let holders = [AgentId::COORDINATOR, AgentId(1), AgentId(2)];
+    let actions = bench.assign(vec![assignment(5, vec![result(3, &holders)], BLOCK)]);
+    let first = asked(&actions);
+    assert_eq!(first[0].0, AgentId(1));
+    bench.event(Event::PeerGone(AgentId(1)));
+    let actions = bench.actions();
+    let second = asked(&actions);
+    assert_eq!(second[0].0, AgentId(2));
+    assert!(actions.contains(&Action::Tell(FromAgent::Unreachable(AgentId(1)))));
+    bench.event(Event::PeerGone(AgentId(1)));
+    assert_eq!(bench.actions(), [], "nothing is open there any more");
+    let nothing = |request| Event::Arrived {
+        request,
+        rest: 0,
+        parcel: request,
+        bytes: 0,
+        what: Parcel::Nothing,
+    };
+    bench.event(nothing(second[0].1));
+    let third = asked(&bench.actions());
+    assert_eq!(third[0].0, AgentId::COORDINATOR);
+    bench.event(nothing(third[0].1));
+    let back = Action::Tell(FromAgent::Returned(vec![this(5)]));
+    assert!(bench.actions().contains(&back));
+    assert_eq!(bench.agent.store().tracked(), 0);
+}
+
+#[test]
+fn an_input_that_cannot_be_read_fails_all_that_wait_for_it() {
+    let mut bench = Bench::new(1, 100, 0);
+    bench.assign(vec![
+        assignment(0, vec![input(1, 30)], BLOCK),
+        assignment(1, vec![input(1, 30)], BLOCK),
+    ]);
+    let error = InputError {
+        hash: hash(1),
+        kind: shared::farm::message::InputErrorKind::Io,
+        why: String::new(),
+    };
+    bench.event(Event::Loaded {
+        hash: hash(1),
+        outcome: Err(error),
+    });
+    let actions = bench.actions();
+    for task in [0, 1] {
+        assert!(actions.iter().any(|a| matches!(a,
+            Action::Tell(FromAgent::Failed { this: t, .. }) if *t == this(task))));
+    }
+    assert_eq!(bench.agent.store().tracked(), 0);
+}
+
+#[test]
+fn after_a_reset_it_runs_out_what_it_does_and_says_hello_with_its_inputs() {
+    let mut bench = Bench::new(2, 1000, 1);
+    bench.assign(vec![
+        assignment(0, vec![input(1, 30)], fold(0, 0)),
+        assignment(1, vec![input(1, 30)], BLOCK),
+        assignment(2, vec![input(2, 30)], BLOCK),
+    ]);
+    assert_eq!(runs(&bench.loads(1, 30)).len(), 2);
+    bench.ends(1, 1, 8);
+    bench.coordinator(ToAgent::Reset);
+    assert_eq!(bench.actions(), [Action::ForgetAll]);
+    // A worker and a reader are still at it.
+    assert_eq!(bench.ends(0, 0, 0), []);
+    let actions = bench.loads(2, 30);
+    assert_eq!(actions[0], Action::Forget(Name::Input(hash(2))));
+    assert_eq!(actions[1], Action::ForgetAll);
+    assert!(matches!(actions[2], Action::Tell(FromAgent::Hello(_))));
+    assert_eq!(bench.agent.store().tracked(), 30, "one input is here");
+    bench.coordinator(ToAgent::Begin {
+        you: AgentId(0),
+        protocol: 1,
+        plan: hash(9),
+        accumulators: vec![Accumulator {
+            parts: vec![vec![4]],
+            contributions: 4,
+        }],
+        inputs: vec![],
+    });
+    bench.actions();
+    let again = assignment(0, vec![input(1, 30)], fold(0, 0));
+    assert_eq!(runs(&bench.assign(vec![again])), [(0, 0)], "read before");
+}
