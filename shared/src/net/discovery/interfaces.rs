@@ -1,11 +1,36 @@
 //! On which interfaces nodes are looked for.
 
-use std::net::Ipv4Addr;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use if_addrs::{IfAddr, Interface, get_if_addrs};
 
 /// Networks of containers and virtual machines within this host: nobody is there.
 const WITHIN: [&str; 4] = ["docker", "br-", "veth", "virbr"];
+
+/// How long the list of own addresses is believed.
+const OWN: Duration = Duration::from_secs(5);
+
+/// Whether an address is one of this machine's. What was sent to a broadcast address was not sent to one: an answer
+/// cannot come from there.
+pub fn is_own(address: IpAddr) -> bool {
+    static KNOWN: Mutex<Option<(Instant, Vec<IpAddr>)>> = Mutex::new(None);
+    let address = address.to_canonical();
+    let mut known = KNOWN.lock().unwrap_or_else(|poison| poison.into_inner());
+    let (at, list) = known.get_or_insert_with(|| (Instant::now(), own()));
+    if at.elapsed() >= OWN {
+        (*at, *list) = (Instant::now(), own());
+    }
+    list.contains(&address)
+}
+
+fn own() -> Vec<IpAddr> {
+    let all = get_if_addrs().unwrap_or_default();
+    all.iter().map(Interface::ip).collect()
+}
 
 /// An interface that may be asked on.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -104,6 +129,14 @@ mod tests {
             #[cfg(windows)]
             adapter_name: String::new(),
         }
+    }
+
+    #[test]
+    fn own_addresses_are_known_and_broadcasts_are_none() {
+        assert!(is_own([127, 0, 0, 1].into()));
+        assert!(is_own("::ffff:127.0.0.1".parse().unwrap()));
+        assert!(!is_own([127, 255, 255, 255].into()));
+        assert!(!is_own([192, 0, 2, 1].into()));
     }
 
     #[test]
