@@ -22,7 +22,10 @@ use quinn_proto::HashedConnectionIdGenerator;
 use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::identity::{Identity, KeyErrorKind};
+use super::{
+    discovery::interfaces::is_own,
+    identity::{Identity, KeyErrorKind},
+};
 
 /// Asked of the system for each direction; it grants what it allows (net.core.rmem_max, wmem_max). With the usual 208 KiB
 /// a burst overflows, and every loss halves the sending rate.
@@ -230,7 +233,8 @@ impl WithBeacons {
                     ecn: None,
                     contents: &reply,
                     segment_size: None,
-                    src_ip: from.dst_ip,
+                    // What came by broadcast cannot be answered from where it was sent to.
+                    src_ip: from.dst_ip.filter(|ip| is_own(*ip)),
                 });
             }
         }
