@@ -15,7 +15,7 @@ use crate::{
         drive, remote::Farm, run_embedded,
     },
     job::size,
-    plan::Plan,
+    plan::{self, Plan},
     scheduler::SchedulerConfig,
     spool::Spool,
 };
@@ -50,9 +50,15 @@ impl From<Failure> for EngineError {
 }
 
 /// Who does the work.
-pub enum Place<'a> {
+pub enum Workers<'a> {
     Here(&'a Hands),
     Farm(&'a Farm),
+}
+
+/// Who does the work, and where what is done is kept for a run after this one.
+pub struct Place<'a> {
+    pub workers: Workers<'a>,
+    pub spool: Option<Arc<Spool>>,
 }
 
 /// The plan's own input beside the row blocks.
@@ -78,7 +84,6 @@ pub fn factor(
     plan: &Plan,
     blocks: Arc<dyn Inputs>,
     place: &Place<'_>,
-    spool: Option<Arc<Spool>>,
     sink: &mut dyn Sink,
     progress: &mut dyn FnMut(&Progress),
     stop: &AtomicBool,
@@ -90,8 +95,9 @@ pub fn factor(
     });
     let mut collector = Collector::new(plan, facts.frobenius_squared(), sink);
     let deliver = &mut |task, bytes| collector.deliver(task, bytes);
-    let ran = match place {
-        Place::Here(hands) => {
+    let spool = place.spool.clone();
+    let ran = match place.workers {
+        Workers::Here(hands) => {
             let options = EmbeddedOptions {
                 agents: hands
                     .agents
@@ -113,11 +119,14 @@ pub fn factor(
                 stop,
             )
         }
-        Place::Farm(farm) => {
+        Workers::Farm(farm) => {
             let orders = Orders {
                 plan: plan.hash,
                 inputs,
-                config: SchedulerConfig::farm(),
+                config: SchedulerConfig {
+                    open_bytes: plan::memory_of_tasks(facts, plan.shape, 1),
+                    ..SchedulerConfig::farm()
+                },
                 spool,
                 progress_ms_min: 100,
                 deliver,

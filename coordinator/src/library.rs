@@ -7,7 +7,7 @@ use shared::{farm::bytes::Bytes, matrix::facts::MatrixFacts, svd::Precision};
 use sprs::CsMatView;
 
 use crate::{
-    engine::{self, EngineError, Hands, Place},
+    engine::{self, EngineError, Hands, Place, Workers},
     factors::{Quality, Sink},
     failure::Failure,
     job::resolved::FactorSpec,
@@ -83,8 +83,10 @@ pub fn svd(matrix: CsMatView<'_, f64>, factor: &FactorSpec, hands: &Hands) -> Re
         &facts,
         &plan,
         Arc::new(blocks),
-        &Place::Here(hands),
-        None,
+        &Place {
+            workers: Workers::Here(hands),
+            spool: None,
+        },
         &mut sink,
         &mut |_| {},
         &AtomicBool::new(false),

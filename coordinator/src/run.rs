@@ -21,7 +21,7 @@ use shared::{
 use self::{files::Files, inputs::FromCache};
 use crate::{
     cache::Cache,
-    engine::{self, EngineError, Hands, Place},
+    engine::{self, EngineError, Hands, Place, Workers},
     factors::Quality,
     failure::Failure,
     farm::{Inputs, Progress, RunReport},
@@ -186,13 +186,15 @@ fn factored(
         Some(_) => None,
         None => Some(hands(job, facts, &plan)?),
     };
-    let place = match (&farm, &hands) {
-        (Some(farm), _) => Place::Farm(farm),
-        (None, Some(hands)) => Place::Here(hands),
-        (None, None) => unreachable!("one of the two is there"),
+    let place = Place {
+        workers: match (&farm, &hands) {
+            (Some(farm), _) => Workers::Farm(farm),
+            (None, Some(hands)) => Workers::Here(hands),
+            (None, None) => unreachable!("one of the two is there"),
+        },
+        spool: keeping.open(&plan),
     };
-    let spool = keeping.open(&plan);
-    let resumed = spool.as_ref().and_then(|spool| resumes(&plan, spool));
+    let resumed = place.spool.as_ref().and_then(|spool| resumes(&plan, spool));
     if let Some(resumed) = &resumed {
         observer.observe(Event::Note(resumed.clone()));
     }
@@ -205,7 +207,6 @@ fn factored(
         &plan,
         Arc::clone(&blocks),
         &place,
-        spool.clone(),
         &mut files,
         &mut |progress| stages.tell(progress),
         stop,
@@ -233,7 +234,10 @@ fn factored(
         )?;
     }
     let mut summary = summary(job, &ingested, &plan, &quality, &report);
-    summary.farm = farm.map(|farm| farm::summary(&farm.members()));
+    if let Some(farm) = &farm {
+        summary.warnings.extend(farm::unlike(&farm.members()));
+    }
+    summary.farm = farm.as_ref().map(|farm| farm::summary(&farm.members()));
     summary.resumed = resumed;
     if !job.report.nearest.is_empty() {
         let counts = inputs::column_counts(blocks.as_ref(), facts, ingested.transposed)
@@ -260,7 +264,7 @@ fn factored(
         return Err(Failure::interrupted());
     }
     staging.commit()?;
-    if let Some(spool) = &spool {
+    if let Some(spool) = &place.spool {
         spool.remove();
     }
     Ok(Ended::Done(Box::new(summary)))

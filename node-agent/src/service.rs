@@ -383,6 +383,7 @@ impl<W: Work> Service<W> {
         let mut config = AgentConfig::new(self.offer.cores, self.offer.memory_bytes);
         config.loads_max = IO_THREADS;
         config.heartbeat_us = Some(HEARTBEAT_US);
+        config.disk_bytes = self.store.bytes_max();
         config.isa = self.offer.isa;
         let links = Remote::new(
             outbox,

@@ -76,6 +76,10 @@ impl Store {
         self.budget
     }
 
+    pub fn set_budget(&mut self, budget: u64) {
+        self.budget = budget;
+    }
+
     pub fn tracked(&self) -> u64 {
         self.tracked
     }

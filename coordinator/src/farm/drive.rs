@@ -34,7 +34,12 @@ use crate::{
 /// What arrives in the coordinator's mailbox.
 pub enum ToCoordinator {
     /// An agent can be spoken to from now on. Its hello follows.
-    Joined(AgentId, Outbox),
+    Joined {
+        agent: AgentId,
+        /// What people call it.
+        name: String,
+        outbox: Outbox,
+    },
     Frame(AgentId, Frame),
     /// An agent's last words.
     Ended(AgentId, String),
@@ -73,6 +78,7 @@ struct Run<'g, 'a, W: Work, E> {
     keeper: Option<Keeper>,
     librarian: Librarian,
     outboxes: HashMap<AgentId, Outbox>,
+    names: HashMap<AgentId, String>,
     /// Delivered blocks that the scheduler has not spoken about yet.
     blocks: HashMap<TaskId, Bytes>,
     start: Instant,
@@ -102,6 +108,7 @@ pub fn drive<W: Work, E>(
             .map_err(threads)?,
         orders,
         outboxes: HashMap::new(),
+        names: HashMap::new(),
         blocks: HashMap::new(),
         start: Instant::now(),
         reported: None,
@@ -155,6 +162,19 @@ impl<W: Work, E> Run<'_, '_, W, E> {
         Moment(self.start.elapsed().as_micros() as u64)
     }
 
+    fn give_up(&mut self, agent: AgentId) {
+        if let Some(outbox) = self.outboxes.remove(&agent) {
+            outbox.hang_up();
+        }
+    }
+
+    fn name(&self, agent: AgentId) -> String {
+        self.names.get(&agent).map_or_else(
+            || format!("agent {}", agent.0),
+            |name| format!("node {name}"),
+        )
+    }
+
     fn handle(&mut self, event: Event) {
         let now = self.now();
         self.scheduler.handle(now, event);
@@ -166,6 +186,12 @@ impl<W: Work, E> Run<'_, '_, W, E> {
         while let Some(action) = self.scheduler.poll_action(now) {
             match action {
                 Action::Tell { agent, message } => {
+                    if matches!(message, ToAgent::Reset) {
+                        tracing::warn!(
+                            "{} is silent or cannot be reached: others do its work",
+                            self.name(agent)
+                        );
+                    }
                     // A closed link is followed by the agent's last words.
                     if let Some(outbox) = self.outboxes.get(&agent) {
                         let _ = outbox.control(&message);
@@ -200,16 +226,19 @@ impl<W: Work, E> Run<'_, '_, W, E> {
                 Action::Failed { this, cause } => return Err(self.failure(this, cause)),
                 Action::Refused { agent, understood } => {
                     tracing::warn!(
-                        agent = agent.0,
-                        "it speaks protocols {} to {}, this release does not: it is left out",
+                        "{} speaks protocols {} to {}, this release does not: it is left out",
+                        self.name(agent),
                         understood.oldest,
                         understood.newest
                     );
-                    self.outboxes.remove(&agent);
+                    self.give_up(agent);
                 }
                 Action::Close(agent) => {
-                    tracing::warn!(agent = agent.0, "silent for too long: it is given up");
-                    self.outboxes.remove(&agent);
+                    tracing::warn!(
+                        "{} was silent for too long: it is given up",
+                        self.name(agent)
+                    );
+                    self.give_up(agent);
                 }
                 Action::Finished => return Ok(true),
             }
@@ -234,8 +263,13 @@ impl<W: Work, E> Run<'_, '_, W, E> {
 
     fn read(&mut self, letter: ToCoordinator) -> Result<(), RunError<E>> {
         let event = match letter {
-            ToCoordinator::Joined(agent, outbox) => {
+            ToCoordinator::Joined {
+                agent,
+                name,
+                outbox,
+            } => {
                 self.outboxes.insert(agent, outbox);
+                self.names.insert(agent, name);
                 return Ok(());
             }
             ToCoordinator::Frame(agent, Frame::Control(bytes)) => {
@@ -279,8 +313,11 @@ impl<W: Work, E> Run<'_, '_, W, E> {
 
     /// A frame that is none: nothing that this agent says can be relied on.
     fn nonsense(&mut self, agent: AgentId, why: FrameError) -> Result<(), RunError<E>> {
-        tracing::warn!(agent = agent.0, "a frame {why}: it is given up");
-        self.outboxes.remove(&agent);
+        tracing::warn!(
+            "{} sent nonsense, a frame {why}: it is given up",
+            self.name(agent)
+        );
+        self.give_up(agent);
         if self.outboxes.is_empty() {
             return Err(why.into());
         }

@@ -121,7 +121,11 @@ impl Agents {
             let id = AgentId(index as u32);
             let outbox = Outbox::into_mailbox(senders[index].clone(), Letter::Coordinator);
             agents.outboxes.push(outbox.clone());
-            let _ = mailbox.send(ToCoordinator::Joined(id, outbox));
+            let _ = mailbox.send(ToCoordinator::Joined {
+                agent: id,
+                name: format!("{index} in this process"),
+                outbox,
+            });
             let links = InMemory {
                 coordinator: Outbox::into_mailbox(mailbox.clone(), move |f| {
                     ToCoordinator::Frame(id, f)

@@ -487,6 +487,7 @@ fn join(shared: &Arc<Shared>, called: Called, address: SocketAddr, heard: &Heard
         address,
         card.cores
     );
+    let name = card.host.clone();
     let member = Member {
         agent,
         card,
@@ -505,7 +506,11 @@ fn join(shared: &Arc<Shared>, called: Called, address: SocketAddr, heard: &Heard
     );
     drop(roster);
     // Its first words come after this.
-    let _ = shared.mailbox.send(ToCoordinator::Joined(agent, outbox));
+    let _ = shared.mailbox.send(ToCoordinator::Joined {
+        agent,
+        name,
+        outbox,
+    });
     shared.changed.notify_all();
     opened.run(FromNode {
         agent,

@@ -1,7 +1,7 @@
 //! The result for people.
 
 use super::numbers::{about, aligned, count, cut, duration, percent, table, wrap};
-use super::summary::Summary;
+use super::summary::{FarmSummary, NodeSummary, Summary};
 use crate::job::diagnostics::Look;
 use shared::size;
 
@@ -32,6 +32,12 @@ pub fn render(summary: &Summary, look: Look) -> String {
     }
     page.entry("Accuracy", &accuracy(summary));
     page.entry("Time", &time(summary));
+    if let Some(farm) = &summary.farm {
+        page.entry("Farm", &self::farm(farm));
+    }
+    if let Some(resumed) = &summary.resumed {
+        page.entry("Resumed", resumed.trim_start_matches("resuming "));
+    }
     page.entry("Factors", &factors(summary));
     numpy(summary, &mut page);
 
@@ -218,6 +224,24 @@ fn time(summary: &Summary) -> String {
         text.push_str(&format!("; at most {} of memory", size::show(peak)));
     }
     text
+}
+
+fn farm(farm: &FarmSummary) -> String {
+    let cores: u32 = farm.nodes.iter().map(|n| u32::from(n.cores)).sum();
+    let bytes = |of: fn(&NodeSummary) -> u64| farm.nodes.iter().map(of).sum::<u64>();
+    let lost = farm.nodes.iter().filter(|n| n.lost.is_some()).count();
+    let plural = |n: u64, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
+    format!(
+        "{} of {}{}; this machine sent {} and received {}",
+        plural(farm.nodes.len() as u64, "node"),
+        plural(u64::from(cores), "core"),
+        match lost {
+            0 => String::new(),
+            n => format!(", {n} lost on the way"),
+        },
+        size::show(bytes(|n| n.sent_bytes)),
+        size::show(bytes(|n| n.received_bytes)),
+    )
 }
 
 fn factors(summary: &Summary) -> String {

@@ -146,3 +146,16 @@ pub fn summary(members: &[Member]) -> FarmSummary {
             .collect(),
     }
 }
+
+/// Equal bits are promised for equal instruction sets only.
+pub fn unlike(members: &[Member]) -> Option<String> {
+    let sets: std::collections::BTreeSet<&str> =
+        members.iter().map(|m| m.card.isa.as_str()).collect();
+    (sets.len() > 1).then(|| {
+        let sets: Vec<&str> = sets.into_iter().collect();
+        format!(
+            "the nodes compute with different instruction sets ({}): another farm may get other last bits",
+            sets.join(", ")
+        )
+    })
+}

@@ -49,6 +49,8 @@ pub struct SchedulerConfig {
     /// How much work an agent is given ahead, when there are others, and when it is alone.
     pub lead_us: u64,
     pub lead_alone_us: u64,
+    /// Bytes that a running task holds and agents do not count, for each core. They keep so much of their memory back.
+    pub open_bytes: u64,
 }
 
 impl Default for SchedulerConfig {
@@ -61,6 +63,7 @@ impl Default for SchedulerConfig {
             attempts_max: 1,
             lead_us: 200_000,
             lead_alone_us: 1_000_000,
+            open_bytes: 0,
         }
     }
 }
@@ -569,6 +572,7 @@ impl<'g, W: Clone> Scheduler<'g, W> {
                 plan: self.plan,
                 accumulators: self.graph.accumulators.clone(),
                 inputs: self.tables.inputs.clone(),
+                open_bytes: self.config.open_bytes,
             },
         );
     }

@@ -416,7 +416,11 @@ impl<W: Clone> Agent<W> {
                 plan: _,
                 accumulators,
                 inputs,
+                open_bytes,
             } => {
+                let open = u64::from(self.config.cores).saturating_mul(open_bytes);
+                self.store
+                    .set_budget(self.config.memory_bytes.saturating_sub(open));
                 self.me = you;
                 self.begun = true;
                 self.partials = Partials::new(accumulators);

@@ -64,6 +64,7 @@ impl Bench {
                 contributions: 4,
             }],
             inputs: vec![],
+            open_bytes: 0,
         });
         let first = bench.actions();
         assert!(matches!(
@@ -412,6 +413,7 @@ fn after_a_reset_it_runs_out_what_it_does_and_says_hello_with_its_inputs() {
             contributions: 4,
         }],
         inputs: vec![],
+        open_bytes: 0,
     });
     bench.actions();
     let again = assignment(0, vec![input(1, 30)], fold(0, 0));

@@ -14,6 +14,7 @@ use super::frame::{Bulk, Frame, encode_control};
 #[derive(Clone)]
 pub struct Outbox {
     put: Arc<dyn Fn(Frame) -> bool + Send + Sync>,
+    close: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 /// The other side is gone.
@@ -24,7 +25,25 @@ pub struct LinkClosed;
 impl Outbox {
     /// `put` takes a frame and says whether anybody will get it.
     pub fn new(put: impl Fn(Frame) -> bool + Send + Sync + 'static) -> Self {
-        Self { put: Arc::new(put) }
+        Self {
+            put: Arc::new(put),
+            close: None,
+        }
+    }
+
+    /// With a way to end the link, whoever else has a hand on it.
+    pub fn closing(self, close: impl Fn() + Send + Sync + 'static) -> Self {
+        Self {
+            close: Some(Arc::new(close)),
+            ..self
+        }
+    }
+
+    /// Ends the link at once, where it can be.
+    pub fn hang_up(&self) {
+        if let Some(close) = &self.close {
+            close();
+        }
     }
 
     /// A link into a mailbox that other things arrive in, too.

@@ -130,6 +130,8 @@ pub enum ToAgent<W> {
         accumulators: Vec<Accumulator>,
         /// All input blocks of the plan. The agent answers with those that it [has](FromAgent::Have).
         inputs: Vec<ContentHash>,
+        /// Bytes that a running task holds and the agent does not count, for each core.
+        open_bytes: u64,
     },
     /// Agents that may be named as holders from now on.
     Peers(Vec<Peer>),

@@ -276,10 +276,12 @@ impl Called {
     pub fn open(self) -> (Outbox, Opened) {
         let (control, control_queue) = unbounded_channel();
         let (bulk, bulk_queue) = unbounded_channel();
+        let connection = self.connection.clone();
         let outbox = Outbox::new(move |frame| match frame {
             Frame::Control(bytes) => control.send(bytes).is_ok(),
             Frame::Bulk { head, payload } => bulk.send((head, payload)).is_ok(),
-        });
+        })
+        .closing(move || connection.close(code::SILENT, b"given up"));
         let opened = Opened {
             called: self,
             control: control_queue,
