@@ -133,7 +133,9 @@ pub fn factor(
                 progress,
                 stop,
             };
-            drive(&plan.graph, orders, farm.letters())
+            let ran = drive(&plan.graph, orders, farm.letters());
+            farm.close();
+            ran
         }
     };
     let report = ran.map_err(explained)?;

@@ -181,7 +181,8 @@ fn factored(
     library::check(facts, &job.factor)?;
     let plan = Plan::new(facts, &job.factor).map_err(|why| Failure::resources(why.to_string()))?;
     files::check_space(&staging, facts, &plan)?;
-    let farm = farm::gather(job, &plan, observer, stop)?;
+    let spool = keeping.open(&plan);
+    let farm = farm::gather(job, &plan, spool.is_some(), observer, stop)?;
     let hands = match &farm {
         Some(_) => None,
         None => Some(hands(job, facts, &plan)?),
@@ -192,7 +193,7 @@ fn factored(
             (None, Some(hands)) => Workers::Here(hands),
             (None, None) => unreachable!("one of the two is there"),
         },
-        spool: keeping.open(&plan),
+        spool,
     };
     let resumed = place.spool.as_ref().and_then(|spool| resumes(&plan, spool));
     if let Some(resumed) = &resumed {

@@ -61,7 +61,7 @@ Exit codes:
 ///
 /// Waits for a `svdjob run` of the same farm, works for it, and waits for the next.
 #[derive(Parser, Clone, Debug)]
-#[command(name = "svdnode", version, after_help = AFTER, max_term_width = 100)]
+#[command(name = "svdnode", version, after_help = AFTER, max_term_width = 100, args_override_self = true)]
 struct Args {
     /// Cores to offer; negative: leave so many free [default: all physical ones that this process may use]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]

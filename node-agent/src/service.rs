@@ -53,6 +53,8 @@ const CONNECTIONS_MAX: usize = 1024;
 const HEARTBEAT_US: u64 = 500_000;
 /// How often leases are looked at.
 const WATCH: Duration = Duration::from_millis(250);
+/// Tasks under way end before a new run of the same job takes over.
+const TAKEOVER: Duration = Duration::from_secs(3);
 /// A run that was told to end and does not within this time holds up the node no longer.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -284,12 +286,13 @@ impl<W: Work> Service<W> {
             peer,
             mailbox: working.mailbox.clone(),
         };
-        let (connection, outbox) = called.run(taker);
+        let (outbox, opened) = called.open();
+        // Before the first question comes, there is a way to answer it.
         {
             let mut callers = working.callers.lock().expect("no panic while it is held");
             callers.insert(peer, outbox);
         }
-        connection.closed().await;
+        opened.run(taker).closed().await;
     }
 
     async fn job(self: &Arc<Self>, card: JobCard, call: Incoming) {
@@ -304,7 +307,7 @@ impl<W: Work> Service<W> {
             connection: connection.clone(),
         });
         // Taken before the welcome: two coordinators at once cannot both be welcome.
-        let other = {
+        let take = || {
             let mut doing = self.doing();
             match &*doing {
                 Doing::Working(other) => Some(Arc::clone(other)),
@@ -314,6 +317,20 @@ impl<W: Work> Service<W> {
                 }
             }
         };
+        let mut other = take();
+        if let Some(earlier) = &other
+            && working.card.succeeds(&earlier.card)
+        {
+            tracing::info!("job {}: a new run takes over from the last", working.card);
+            earlier
+                .connection
+                .close(code::DONE, b"a new run takes over");
+            let begun = Instant::now();
+            while other.is_some() && begun.elapsed() < TAKEOVER {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                other = take();
+            }
+        }
         if other.is_some()
             && let Some(busy) = self.busy()
         {
@@ -323,7 +340,7 @@ impl<W: Work> Service<W> {
                 connection.remote_address(),
                 busy.job
             );
-            return call.refuse(Refusal::Busy(busy)).await;
+            return call.refuse(Refusal::Busy(Box::new(busy))).await;
         }
         let mut own = self.card();
         own.busy = None;

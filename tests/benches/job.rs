@@ -66,7 +66,13 @@ impl Bench {
 
     fn run(&self, flags: &[&str]) -> Value {
         let job = self.job();
-        let mut arguments = vec!["run", job.to_str().expect("UTF-8"), "--json", "--quiet"];
+        let mut arguments = vec![
+            "run",
+            job.to_str().expect("UTF-8"),
+            "--embedded",
+            "--json",
+            "--quiet",
+        ];
         arguments.extend(flags);
         serde_json::from_slice(&svdjob(&arguments)).expect("one JSON object")
     }

@@ -90,6 +90,8 @@ pub fn farm(identity: &Identity, plan: ContentHash, nodes: &[&Node]) -> Farm {
             title: "test".to_owned(),
             user: "nobody".to_owned(),
             host: "here".to_owned(),
+            run: 1,
+            alone: false,
         },
     })
     .expect("loopback");

@@ -58,6 +58,8 @@ Examples:
     after_help = TOP_AFTER,
     after_long_help = format!("{TOP_AFTER}\n\n{EXIT_CODES}"),
     max_term_width = 100,
+    // The last of two equal flags counts, as aliases and scripts expect.
+    args_override_self = true,
 )]
 pub struct Cli {
     #[command(flatten)]

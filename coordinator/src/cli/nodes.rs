@@ -326,7 +326,10 @@ fn judged(
 
 fn of_card(card: &NodeCard) -> (State, Option<String>) {
     if let Some(busy) = &card.busy {
-        return (State::Busy, Some(Refusal::Busy(busy.clone()).to_string()));
+        return (
+            State::Busy,
+            Some(Refusal::Busy(Box::new(busy.clone())).to_string()),
+        );
     }
     if card.protocol.common(PROTOCOL).is_none() {
         let refusal = Refusal::Protocol {

@@ -282,6 +282,22 @@ impl<W: Work, E> Run<'_, '_, W, E> {
                 {
                     self.librarian.fetch(outbox, *fetch);
                 }
+                if let FromAgent::Failed { this, cause } = &message {
+                    let verb = self
+                        .graph
+                        .tasks
+                        .get(this.task.0 as usize)
+                        .map_or("?", |t| t.work.verb());
+                    let why: &dyn std::fmt::Display = match cause {
+                        Cause::Work(why) => why,
+                        Cause::Input(why) => why,
+                    };
+                    tracing::warn!(
+                        "{} failed at task {} ({verb}): {why}",
+                        self.name(agent),
+                        this.task.0
+                    );
+                }
                 Event::Said { agent, message }
             }
             ToCoordinator::Frame(agent, Frame::Bulk { head, payload }) => {
@@ -303,6 +319,11 @@ impl<W: Work, E> Run<'_, '_, W, E> {
             ToCoordinator::Ended(agent, why) => {
                 tracing::info!("{why}");
                 self.outboxes.remove(&agent);
+                if self.outboxes.is_empty() {
+                    tracing::warn!(
+                        "nobody is left to work; waiting for a node (after Ctrl-C, another run goes on from what is kept)"
+                    );
+                }
                 Event::Lost(agent)
             }
             ToCoordinator::Alone(why) => return Err(RunError::Agent(why)),

@@ -47,7 +47,7 @@ pub enum RunError<E> {
     #[error("{0}")]
     Input(InputError),
     /// The system refused memory to a task.
-    #[error("could not allocate {needed} bytes")]
+    #[error("could not allocate {needed} bytes of memory")]
     Budget { needed: u64 },
     /// Whoever takes the results could not.
     #[error("could not take a result")]

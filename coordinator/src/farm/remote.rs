@@ -28,7 +28,7 @@ use shared::{
         endpoint::{EndpointError, caller},
         greeting::{Greeting, JobCard, NodeCard, Purpose, Refusal},
         identity::{Fingerprint, Identity},
-        link::{CallError, Called, Taker, call},
+        link::{CallError, Called, SAID_ALL, Taker, call},
     },
 };
 use tokio::{
@@ -41,12 +41,14 @@ use super::ToCoordinator;
 use crate::launch::{LaunchError, Launched, Payload, launch};
 
 /// A call that is not answered for so long is given up.
-const CALL_TIME: Duration = Duration::from_secs(3);
+const CALL_TIME: Duration = Duration::from_secs(2);
 /// Addresses of one node are tried one after the other, without waiting for the one before to fail.
 const NEXT_ADDRESS: Duration = Duration::from_millis(200);
 /// A node that was lost or is busy is called again after so long; one that never answered, ever more seldom.
 const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_SELDOM: Duration = Duration::from_secs(15);
+/// Nodes hear so often that they are still wanted, whatever the run is doing.
+const PING: Duration = Duration::from_secs(2);
 /// What is still on its way when a run ends gets so long.
 const FAREWELL: Duration = Duration::from_secs(2);
 const LAST_PACKETS: Duration = Duration::from_millis(20);
@@ -68,7 +70,7 @@ pub struct Member {
     /// Bytes sent to it and received from it so far, with everything that UDP carries.
     pub sent_bytes: u64,
     pub received_bytes: u64,
-    /// The link has ended, for this reason.
+    /// It was lost, for this reason.
     pub ended: Option<String>,
 }
 
@@ -111,6 +113,7 @@ struct Roster {
 struct Row {
     member: Member,
     connection: Connection,
+    gone: bool,
     /// Dropped when the run or the link ends.
     outbox: Option<Outbox>,
 }
@@ -135,6 +138,7 @@ impl Farm {
             changed: Condvar::new(),
             closing: AtomicBool::new(false),
         });
+        runtime.spawn(ping(Arc::clone(&shared)));
         runtime.spawn(recruit(Arc::clone(&shared), search(options.search)));
         drop(_inside);
         Ok(Self {
@@ -193,6 +197,11 @@ impl Farm {
         }
     }
 
+    /// The run has ended: nobody is called any more, and whoever goes now is not lost.
+    pub fn close(&self) {
+        self.shared.closing.store(true, Ordering::Relaxed);
+    }
+
     /// What comes from the agents.
     pub fn letters(&self) -> &Receiver<ToCoordinator> {
         &self.letters
@@ -218,7 +227,7 @@ impl Farm {
 impl Drop for Farm {
     /// Tells everybody that it is over, and waits a moment until they have heard.
     fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::Relaxed);
+        self.close();
         for row in self.shared.roster().members.values_mut() {
             row.outbox = None;
         }
@@ -268,8 +277,7 @@ impl Row {
 
 impl Roster {
     fn living(&self) -> usize {
-        let ended = |row: &&Row| row.member.ended.is_none();
-        self.members.values().filter(ended).count()
+        self.members.values().filter(|row| !row.gone).count()
     }
 }
 
@@ -294,6 +302,18 @@ impl Shared {
                 .refused
                 .insert(heard.host.clone(), (heard.clone(), why));
         }
+    }
+}
+
+async fn ping(shared: Arc<Shared>) {
+    let ping = encode_control(&ToAgent::<()>::Ping);
+    while !shared.is_closing() {
+        for row in shared.roster().members.values() {
+            if let Some(outbox) = &row.outbox {
+                let _ = outbox.frame(Frame::Control(ping.clone()));
+            }
+        }
+        sleep(PING).await;
     }
 }
 
@@ -468,7 +488,7 @@ fn join(shared: &Arc<Shared>, called: Called, address: SocketAddr, heard: &Heard
     let others: Vec<Peer> = roster
         .members
         .values()
-        .filter(|row| row.member.ended.is_none())
+        .filter(|row| !row.gone)
         .map(|row| Peer {
             agent: row.member.agent,
             address: row.member.address,
@@ -501,6 +521,7 @@ fn join(shared: &Arc<Shared>, called: Called, address: SocketAddr, heard: &Heard
         Row {
             member,
             connection: connection.clone(),
+            gone: false,
             outbox: Some(outbox.clone()),
         },
     );
@@ -537,12 +558,15 @@ impl Taker for FromNode {
             return;
         };
         row.outbox = None;
-        row.member.ended = Some(why.clone());
+        row.gone = true;
+        // A node ends its streams itself only when it was told that the job has ended.
+        if !self.shared.is_closing() && why != SAID_ALL {
+            row.member.ended = Some(why.clone());
+        }
         let host = row.member.card.host.clone();
         drop(roster);
         self.shared.changed.notify_all();
-        if !self.shared.is_closing() {
-            tracing::info!("node {host} is lost: {why}");
+        if !self.shared.is_closing() && why != SAID_ALL {
             let letter = ToCoordinator::Ended(self.agent, format!("node {host} is lost: {why}"));
             let _ = self.shared.mailbox.send(letter);
         }

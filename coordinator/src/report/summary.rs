@@ -52,7 +52,7 @@ pub struct FarmSummary {
     pub nodes: Vec<NodeSummary>,
 }
 
-/// One node of a run, in the order of joining.
+/// One node of a run, in the order of names.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct NodeSummary {
     pub host: String,

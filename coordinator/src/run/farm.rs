@@ -1,6 +1,10 @@
 //! Who works on a job: nodes of the farm, or this process.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::SystemTime,
+};
 
 use shared::{
     machine,
@@ -23,10 +27,12 @@ use crate::{
     },
 };
 
-/// Looks for nodes, if this machine has a farm key. `None`: work in this process.
+/// Looks for nodes, if this machine has a farm key. `None`: work in this process. `alone`: no other run of this job is
+/// alive on this machine.
 pub fn gather(
     job: &Job,
     plan: &Plan,
+    alone: bool,
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Option<Farm>, Failure> {
@@ -79,6 +85,8 @@ pub fn gather(
             title,
             user: machine::user(),
             host: machine::host(),
+            run: run_number(),
+            alone,
         },
     };
     let farm = Farm::open(options).map_err(|why| Failure::resources(why.to_string()))?;
@@ -121,6 +129,13 @@ pub fn gather(
     }
 }
 
+/// Another one for every run.
+fn run_number() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let nanoseconds = since.map_or(0, |d| d.as_nanos() as u64);
+    nanoseconds ^ (u64::from(std::process::id()) << 40)
+}
+
 /// Whether the job says more than that a farm would be welcome.
 fn wants_a_farm(wish: &resolved::Farm) -> bool {
     match wish.otherwise {
@@ -129,22 +144,26 @@ fn wants_a_farm(wish: &resolved::Farm) -> bool {
     }
 }
 
-/// The farm, as the report shows it.
+/// The farm, as the report shows it: a node that was lost and came back is one node.
 pub fn summary(members: &[Member]) -> FarmSummary {
-    FarmSummary {
-        nodes: members
-            .iter()
-            .map(|member| NodeSummary {
-                host: member.card.host.clone(),
-                address: member.address.to_string(),
-                cores: member.card.cores,
-                isa: member.card.isa.clone(),
-                sent_bytes: member.sent_bytes,
-                received_bytes: member.received_bytes,
-                lost: member.ended.clone(),
-            })
-            .collect(),
+    let mut nodes: BTreeMap<u64, NodeSummary> = BTreeMap::new();
+    for member in members {
+        let node = nodes.entry(member.card.id).or_insert_with(|| NodeSummary {
+            host: member.card.host.clone(),
+            address: member.address.to_string(),
+            cores: member.card.cores,
+            isa: member.card.isa.clone(),
+            sent_bytes: 0,
+            received_bytes: 0,
+            lost: None,
+        });
+        node.sent_bytes += member.sent_bytes;
+        node.received_bytes += member.received_bytes;
+        node.lost.clone_from(&member.ended);
     }
+    let mut nodes: Vec<NodeSummary> = nodes.into_values().collect();
+    nodes.sort_by(|a, b| (&a.host, &a.address).cmp(&(&b.host, &b.address)));
+    FarmSummary { nodes }
 }
 
 /// Equal bits are promised for equal instruction sets only.

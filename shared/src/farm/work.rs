@@ -13,7 +13,7 @@ pub enum WorkError {
     #[error("{0}")]
     BadInput(String),
     /// Memory was refused by the operating system.
-    #[error("could not allocate {bytes} bytes")]
+    #[error("could not allocate {bytes} bytes of memory")]
     OutOfMemory { bytes: u64 },
     /// The numbers left what the arithmetic can hold.
     #[error("{0}")]

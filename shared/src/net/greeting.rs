@@ -22,6 +22,19 @@ pub struct JobCard {
     pub title: String,
     pub user: String,
     pub host: String,
+    /// Tells one run of it from the next.
+    pub run: u64,
+    /// Its owner knows that no earlier run of it is alive: a node that still works for one may be taken from it.
+    pub alone: bool,
+}
+
+impl JobCard {
+    /// Whether `self` goes on with what the other has begun and left.
+    pub fn succeeds(&self, other: &Self) -> bool {
+        self.alone
+            && self.run != other.run
+            && (self.plan, &self.user, &self.host) == (other.plan, &other.user, &other.host)
+    }
 }
 
 impl fmt::Display for JobCard {
@@ -80,7 +93,7 @@ pub struct Busy {
 /// The answer to a greeting.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Reply {
-    Welcome(NodeCard),
+    Welcome(Box<NodeCard>),
     Refused(Refusal),
 }
 
@@ -97,7 +110,7 @@ pub enum Refusal {
         understood: ProtocolRange,
     },
     #[error("busy with job {}, lease {} s", .0.job, .0.lease_ms.div_ceil(1000))]
-    Busy(Busy),
+    Busy(Box<Busy>),
     #[error("it is about to stop")]
     Stopping,
     #[error("it does not work on that job")]

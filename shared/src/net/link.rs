@@ -35,6 +35,9 @@ const GREETING_TIME: Duration = Duration::from_secs(5);
 /// Control frames that are written at once.
 const BATCH_BYTES: usize = 64 << 10;
 
+/// Why a link ends that is not broken: the other side has ended its streams.
+pub const SAID_ALL: &str = "it has said all";
+
 /// Codes with which connections are closed.
 pub mod code {
     use quinn::VarInt;
@@ -139,7 +142,7 @@ pub async fn call(
     match timeout(within, greet(&connection, greeting)).await {
         Ok(Ok((Reply::Welcome(card), send, recv))) => Ok(Called {
             connection,
-            card,
+            card: *card,
             send,
             recv,
         }),
@@ -242,7 +245,7 @@ impl Incoming {
     /// Says yes.
     pub async fn welcome(mut self, card: NodeCard) -> Result<Called, String> {
         self.send
-            .write_all(&named(&Reply::Welcome(card.clone())))
+            .write_all(&named(&Reply::Welcome(Box::new(card.clone()))))
             .await
             .map_err(|e| e.to_string())?;
         Ok(Called {
@@ -327,7 +330,7 @@ impl Opened {
             let readers = async {
                 match tokio::try_join!(read_control(recv, &taker), read_bulk(&link, &taker)) {
                     Err(why) => why,
-                    Ok(_) => "it has said all".to_owned(),
+                    Ok(_) => SAID_ALL.to_owned(),
                 }
             };
             let why = tokio::select! {
@@ -338,7 +341,11 @@ impl Opened {
                 None | Some(ConnectionError::LocallyClosed) => why,
                 Some(reason) => plain(&reason),
             };
-            link.close(code::DONE, b"");
+            // The other side learns why; it knows of its own silence.
+            match why == SAID_ALL {
+                true => link.close(code::DONE, b""),
+                false => link.close(code::NONSENSE, why.as_bytes()),
+            }
             taker.end(why);
         });
         connection
@@ -510,6 +517,8 @@ mod tests {
             title: "films".to_owned(),
             user: "alice".to_owned(),
             host: "big1".to_owned(),
+            run: 1,
+            alone: false,
         }
     }
 
@@ -656,10 +665,10 @@ mod tests {
     fn refusals_say_why_whatever_the_release() {
         let identity = FarmKey::create().unwrap().identity().unwrap();
         let refusals = [
-            Refusal::Busy(Busy {
+            Refusal::Busy(Box::new(Busy {
                 job: job(),
                 lease_ms: 11_500,
-            }),
+            })),
             Refusal::Protocol {
                 release: "9.9".to_owned(),
                 understood: ProtocolRange {

@@ -48,6 +48,8 @@ fn busy() -> Busy {
             title: "films.toml".into(),
             user: "alice".into(),
             host: "ws".into(),
+            run: 1,
+            alone: false,
         },
         lease_ms: 11_300,
     }
