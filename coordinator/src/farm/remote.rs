@@ -377,8 +377,10 @@ async fn recruit(shared: Arc<Shared>, mut search: Search) {
 
 /// Calls one node until it is welcome, and again when it is lost.
 async fn engage(shared: Arc<Shared>, heard: Heard) {
+    // A node that the user has named is called all the same: so both sides are told why it cannot be.
     if let Some(theirs) = heard.fingerprint
         && theirs != shared.fingerprint
+        && !heard.by.named
     {
         return shared.refused(&heard, format!("it belongs to another farm, {theirs}"));
     }
