@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use node_agent::remote::Heard as LastHeard;
 use quinn::{Connection, Endpoint};
 use shared::{
     farm::{
@@ -47,6 +48,8 @@ const NEXT_ADDRESS: Duration = Duration::from_millis(200);
 /// A node that was lost or is busy is called again after so long; one that never answered, ever more seldom.
 const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_SELDOM: Duration = Duration::from_secs(15);
+/// A node that has said nothing for so long when the run ends was lost.
+const SILENT_MS: u64 = 2_000;
 /// Nodes hear so often that they are still wanted, whatever the run is doing.
 const PING: Duration = Duration::from_secs(2);
 /// What is still on its way when a run ends gets so long.
@@ -114,6 +117,8 @@ struct Row {
     member: Member,
     connection: Connection,
     gone: bool,
+    /// When it last said something.
+    heard: Arc<LastHeard>,
     /// Dropped when the run or the link ends.
     outbox: Option<Outbox>,
 }
@@ -267,7 +272,14 @@ impl Drop for Farm {
 impl Row {
     fn described(&self) -> Member {
         let stats = self.connection.stats();
+        let silent_ms = self.heard.ago_ms();
+        let silent = !self.gone && silent_ms > SILENT_MS;
         Member {
+            ended: self
+                .member
+                .ended
+                .clone()
+                .or_else(|| silent.then(|| format!("silent for {} s", silent_ms / 1000))),
             sent_bytes: stats.udp_tx.bytes,
             received_bytes: stats.udp_rx.bytes,
             ..self.member.clone()
@@ -510,6 +522,7 @@ fn join(shared: &Arc<Shared>, called: Called, address: SocketAddr, heard: &Heard
         card.cores
     );
     let name = card.host.clone();
+    let last_heard = Arc::new(LastHeard::default());
     let member = Member {
         agent,
         card,
@@ -524,6 +537,7 @@ fn join(shared: &Arc<Shared>, called: Called, address: SocketAddr, heard: &Heard
             member,
             connection: connection.clone(),
             gone: false,
+            heard: Arc::clone(&last_heard),
             outbox: Some(outbox.clone()),
         },
     );
@@ -537,6 +551,7 @@ fn join(shared: &Arc<Shared>, called: Called, address: SocketAddr, heard: &Heard
     shared.changed.notify_all();
     opened.run(FromNode {
         agent,
+        heard: last_heard,
         shared: Arc::clone(shared),
     });
     connection
@@ -545,11 +560,13 @@ fn join(shared: &Arc<Shared>, called: Called, address: SocketAddr, heard: &Heard
 /// Takes what a node says.
 struct FromNode {
     agent: AgentId,
+    heard: Arc<LastHeard>,
     shared: Arc<Shared>,
 }
 
 impl Taker for FromNode {
     fn frame(&self, frame: Frame) -> bool {
+        self.heard.now();
         let letter = ToCoordinator::Frame(self.agent, frame);
         self.shared.mailbox.send(letter).is_ok()
     }

@@ -97,7 +97,10 @@ pub fn gather(
                 "a node that was itself started over SSH cannot lend the farm's key; run this where the key is",
             )
         })?;
-        farm.launch(&wish.ssh, Payload::gather(&key, Vec::new())?);
+        // The end of its stdin ends a node, but a cable that was cut brings none: then it goes some time after its lease.
+        let arguments = ["--no-advertise", "--exit-when-idle", "60"];
+        let payload = Payload::gather(&key, arguments.map(str::to_owned).to_vec())?;
+        farm.launch(&wish.ssh, payload);
     }
     let mut tell = |line| observer.observe(Event::Note(line));
     let found = farm.gather(wish.at_least as usize, wish.window, stop, &mut tell);
