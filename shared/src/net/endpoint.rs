@@ -23,6 +23,7 @@ use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
+    beacon,
     discovery::interfaces::is_own,
     identity::{Identity, KeyErrorKind},
 };
@@ -218,11 +219,6 @@ impl fmt::Debug for WithBeacons {
     }
 }
 
-/// Whether a datagram cannot be a QUIC packet.
-fn is_beacon(datagram: &[u8]) -> bool {
-    datagram.first().is_some_and(|b| b & 0xc0 == 0)
-}
-
 impl WithBeacons {
     fn beacons(&self, from: &RecvMeta, datagrams: &[u8]) {
         for datagram in datagrams.chunks(from.stride.max(1)) {
@@ -259,7 +255,7 @@ impl AsyncUdpSocket for WithBeacons {
         let count = ready!(self.inner.poll_recv(cx, bufs, meta))?;
         for (meta, buf) in meta.iter_mut().zip(bufs).take(count) {
             let datagrams = &buf[..meta.len];
-            if is_beacon(datagrams) {
+            if beacon::is_beacon(datagrams) {
                 self.beacons(meta, datagrams);
                 // Nothing is left of it for QUIC.
                 meta.len = 0;

@@ -149,14 +149,7 @@ impl FarmKey {
     }
 
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let text = fs::read_to_string(path).map_err(|why| KeyError::Unreadable {
-            path: path.to_owned(),
-            why,
-        })?;
-        Self::from_pem(&text).map_err(|why| KeyError::NotAKey {
-            path: path.to_owned(),
-            why,
-        })
+        read(path, Self::from_pem)
     }
 
     fn pem(&self) -> String {
@@ -232,6 +225,17 @@ impl FarmKey {
     }
 }
 
+fn read<T>(path: &Path, from_pem: fn(&str) -> Result<T, KeyErrorKind>) -> Result<T, KeyError> {
+    let text = fs::read_to_string(path).map_err(|why| KeyError::Unreadable {
+        path: path.to_owned(),
+        why,
+    })?;
+    from_pem(&text).map_err(|why| KeyError::NotAKey {
+        path: path.to_owned(),
+        why,
+    })
+}
+
 /// Valid whatever a clock says.
 fn always(params: &mut CertificateParams) {
     params.not_before = date_time_ymd(1975, 1, 1);
@@ -288,14 +292,7 @@ impl Identity {
     }
 
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let text = fs::read_to_string(path).map_err(|why| KeyError::Unreadable {
-            path: path.to_owned(),
-            why,
-        })?;
-        Self::from_pem(&text).map_err(|why| KeyError::NotAKey {
-            path: path.to_owned(),
-            why,
-        })
+        read(path, Self::from_pem)
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
