@@ -256,11 +256,9 @@ impl<W: Work> Service<W> {
                     greeting.protocol.oldest,
                     greeting.protocol.newest
                 ),
-                Refusal::Busy(_)
-                | Refusal::Stopping
-                | Refusal::OtherJob
-                | Refusal::TooMany
-                | Refusal::Nonsense(_) => tracing::info!("refused a call from {from}: {refusal}"),
+                Refusal::Busy(_) | Refusal::Stopping | Refusal::OtherJob | Refusal::TooMany => {
+                    tracing::info!("refused a call from {from}: {refusal}")
+                }
             }
             return call.refuse(refusal).await;
         }

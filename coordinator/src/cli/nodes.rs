@@ -366,8 +366,7 @@ fn of_failure(
                 Refusal::Protocol { .. } => State::Version,
                 Refusal::Stopping
                 | Refusal::OtherJob
-                | Refusal::TooMany
-                | Refusal::Nonsense(_) => State::Refuses,
+                | Refusal::TooMany => State::Refuses,
             };
             (state, refusal.to_string())
         }

@@ -422,10 +422,7 @@ async fn engage(shared: Arc<Shared>, heard: Heard) {
                     // That will not change by itself.
                     CallError::Stranger(_)
                     | CallError::Refused(
-                        Refusal::Protocol { .. }
-                        | Refusal::OtherJob
-                        | Refusal::TooMany
-                        | Refusal::Nonsense(_),
+                        Refusal::Protocol { .. } | Refusal::OtherJob | Refusal::TooMany,
                     ) => return,
                 }
             }

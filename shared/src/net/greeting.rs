@@ -117,6 +117,4 @@ pub enum Refusal {
     OtherJob,
     #[error("it has too many connections already")]
     TooMany,
-    #[error("it did not understand: {0}")]
-    Nonsense(String),
 }
