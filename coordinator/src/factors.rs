@@ -1,13 +1,16 @@
 //! From the blocks that a plan delivers to factors: which are wanted, how many triplets are real, how good they are.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use shared::{
-    farm::{bytes::Bytes, ids::TaskId, work::WorkError},
-    svd::results::Small,
+    farm::{bytes::Bytes, graph::Graph, ids::TaskId, work::WorkError},
+    svd::{Precision, SvdWork, polish::Polished, results::Small},
 };
 
-use crate::{failure::Failure, plan::Plan};
+use crate::{
+    failure::Failure,
+    plan::{Mark, Pilot, Plan, Spectrum, Wanted},
+};
 
 /// Where rows of the factors go. Rows of both are `rank` numbers in the plan's precision, little-endian, row-major; they
 /// come in any order, each once.
@@ -25,15 +28,37 @@ pub trait Sink {
 pub struct Quality {
     /// Singular values, descending.
     pub sigma: Vec<f64>,
-    /// sqrt(||A v - s u||^2 + ||A^T u - s v||^2) / s of each triplet.
-    pub residuals: Vec<f64>,
+    /// Singular values that come after those wanted, as far as they are known: what gaps are measured to.
+    pub sigma_after: Vec<f64>,
+    /// ||A v - s u|| and ||A^T u - s v|| of each triplet.
+    pub left_residuals: Vec<f64>,
+    pub right_residuals: Vec<f64>,
     /// max |U^T U - I| and max |V^T V - I|.
     pub left_orthogonality: f64,
     pub right_orthogonality: f64,
+    /// Triplets asked for; fewer are there when the matrix has a smaller rank.
+    pub requested: u32,
+    /// Full reads of A.
+    pub reads: u32,
+    /// What was known after each read, where a plan works until a tolerance.
+    pub marks: Vec<Mark>,
+    /// A lower bound of the largest singular value outside of V, where a plan watches for one.
+    pub guard: Option<f64>,
+}
+
+impl Quality {
+    /// sqrt(||A v - s u||^2 + ||A^T u - s v||^2) / s of each triplet.
+    pub fn residuals(&self) -> Vec<f64> {
+        self.sigma
+            .iter()
+            .zip(self.left_residuals.iter().zip(&self.right_residuals))
+            .map(|(s, (left, right))| left.hypot(*right) / s)
+            .collect()
+    }
 }
 
 enum Role {
-    SmallSvd,
+    Spectrum(Spectrum),
     Right { first: u64 },
     Left { first: u64 },
     LeftResidual,
@@ -45,11 +70,12 @@ enum Role {
 /// Takes the deliveries of one run of a plan.
 pub struct Collector<'a> {
     plan: &'a Plan,
-    frobenius: f64,
+    pilot: Option<Pilot>,
+    wanted: Option<Wanted>,
     roles: HashMap<TaskId, Role>,
     sink: &'a mut dyn Sink,
-    /// Scaled singular values of the triplets that are kept.
-    sigma: Option<Vec<f64>>,
+    /// Scaled singular values: of the triplets that are kept, and of those after the wanted ones.
+    sigma: Option<(Vec<f64>, Vec<f64>)>,
     /// Rows that came before the singular values.
     early: Vec<(TaskId, Bytes)>,
     left_squares: Vec<f64>,
@@ -64,30 +90,17 @@ pub struct Collector<'a> {
 /// zero.
 fn significant(sigma: &[f64], wanted: usize, roundoff: f64, frobenius: f64) -> usize {
     let floor = 8.0 * roundoff * frobenius;
+    let wanted = wanted.min(sigma.len());
     sigma[..wanted].iter().take_while(|&&s| s > floor).count()
 }
 
 impl<'a> Collector<'a> {
-    /// `frobenius_squared` is of A as it is, not scaled.
-    pub fn new(plan: &'a Plan, frobenius_squared: f64, sink: &'a mut dyn Sink) -> Self {
-        let wanted = &plan.wanted;
-        let mut roles = HashMap::from([
-            (wanted.small_svd, Role::SmallSvd),
-            (wanted.left_residual, Role::LeftResidual),
-            (wanted.right_residual, Role::RightResidual),
-            (wanted.left_gram, Role::LeftGram),
-            (wanted.right_gram, Role::RightGram),
-        ]);
-        for &(task, slice) in &wanted.right {
-            roles.insert(task, Role::Right { first: slice.first });
-        }
-        for &(task, first, _) in &wanted.left {
-            roles.insert(task, Role::Left { first });
-        }
-        Self {
+    pub fn new(plan: &'a Plan, sink: &'a mut dyn Sink) -> Self {
+        let mut collector = Self {
             plan,
-            frobenius: frobenius_squared.sqrt() * 2f64.powi(plan.scale),
-            roles,
+            pilot: plan.pilot(),
+            wanted: None,
+            roles: HashMap::new(),
             sink,
             sigma: None,
             early: Vec::new(),
@@ -95,39 +108,94 @@ impl<'a> Collector<'a> {
             right_squares: Vec::new(),
             left_gram: Vec::new(),
             right_gram: Vec::new(),
+        };
+        if let Some(wanted) = plan.wanted() {
+            collector.await_factors(wanted.clone());
         }
+        collector
     }
 
-    pub fn deliver(&mut self, task: TaskId, bytes: Bytes) -> Result<(), Failure> {
-        let Some(role) = self.roles.get(&task) else {
+    fn await_factors(&mut self, wanted: Wanted) {
+        self.roles.extend([
+            (wanted.spectrum.task(), Role::Spectrum(wanted.spectrum)),
+            (wanted.left_residual, Role::LeftResidual),
+            (wanted.right_residual, Role::RightResidual),
+            (wanted.left_gram, Role::LeftGram),
+            (wanted.right_gram, Role::RightGram),
+        ]);
+        for &(task, slice) in &wanted.right {
+            self.roles.insert(task, Role::Right { first: slice.first });
+        }
+        for &(task, first, _) in &wanted.left {
+            self.roles.insert(task, Role::Left { first });
+        }
+        self.wanted = Some(wanted);
+    }
+
+    /// Takes a delivered block; some graph when the plan has grown by it.
+    ///
+    /// # Errors
+    /// What the sink says, and what the plan finds impossible.
+    pub fn deliver(
+        &mut self,
+        task: TaskId,
+        bytes: Bytes,
+    ) -> Result<Option<Arc<Graph<SvdWork>>>, Failure> {
+        if self.roles.contains_key(&task) {
+            self.take(task, bytes)?;
+            return Ok(None);
+        }
+        let Some(pilot) = &mut self.pilot else {
             return Err(Failure::bug(format!("task {} was not awaited", task.0)));
         };
+        let grown = pilot.take(task, &bytes)?;
+        if self.wanted.is_none()
+            && let Some(wanted) = pilot.wanted().cloned()
+        {
+            self.await_factors(wanted);
+        }
+        Ok(grown)
+    }
+
+    /// What was known after each read so far.
+    pub fn marks(&self) -> &[Mark] {
+        self.pilot.as_ref().map_or(&[], Pilot::marks)
+    }
+
+    fn take(&mut self, task: TaskId, bytes: Bytes) -> Result<(), Failure> {
         let numbers = || -> Result<Vec<f64>, WorkError> { Ok(bytes.numbers::<f64>()?.to_vec()) };
-        match role {
-            Role::SmallSvd => {
-                let small = Small::read(&bytes, self.plan.shape.width as usize).map_err(bug)?;
-                let rank = significant(
-                    small.sigma,
-                    self.plan.rank as usize,
-                    self.plan.shape.precision.roundoff(),
-                    self.frobenius,
-                );
-                self.sigma = Some(small.sigma[..rank].to_vec());
+        match self.roles[&task] {
+            Role::Spectrum(spectrum) => {
+                let (sigma, reads_in) = match spectrum {
+                    Spectrum::Small { width, .. } => {
+                        let small = Small::read(&bytes, width as usize).map_err(bug)?;
+                        (small.sigma.to_vec(), self.wanted().rows)
+                    }
+                    Spectrum::Polished { basis, .. } => {
+                        let polished = Polished::read(&bytes, basis as usize).map_err(bug)?;
+                        (polished.sigma.to_vec(), Precision::F64)
+                    }
+                };
+                let asked = self.wanted().rank as usize;
+                let rank = significant(&sigma, asked, reads_in.roundoff(), self.plan.frobenius());
+                let after = sigma[asked.min(sigma.len())..].to_vec();
+                self.sigma = Some((sigma[..rank].to_vec(), after));
                 self.sink.begin(rank)?;
                 for (task, bytes) in std::mem::take(&mut self.early) {
-                    self.deliver(task, bytes)?;
+                    self.take(task, bytes)?;
                 }
             }
             Role::Right { .. } | Role::Left { .. } if self.sigma.is_none() => {
                 self.early.push((task, bytes));
             }
             Role::Right { first } => {
-                let rows = self.kept(&bytes);
-                self.sink.right(*first, &rows)?;
+                let rows = self.kept(bytes.as_slice())?;
+                self.sink.right(first, &rows)?;
             }
             Role::Left { first } => {
-                let rows = self.kept(&bytes);
-                self.sink.left(*first, &rows)?;
+                let head = self.wanted().left_head as usize;
+                let rows = self.kept(&bytes.as_slice()[head..])?;
+                self.sink.left(first, &rows)?;
             }
             Role::LeftResidual => self.left_squares = numbers().map_err(bug)?,
             Role::RightResidual => self.right_squares = numbers().map_err(bug)?,
@@ -137,50 +205,81 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    /// The rows without the columns that are noise.
-    fn kept<'b>(&self, bytes: &'b Bytes) -> std::borrow::Cow<'b, [u8]> {
-        let rank = self.sigma.as_ref().map_or(0, Vec::len);
-        let number = self.plan.shape.precision.bytes();
-        let (whole, kept) = (self.plan.rank as usize * number, rank * number);
-        if whole == kept {
-            return bytes.as_slice().into();
+    fn wanted(&self) -> &Wanted {
+        self.wanted.as_ref().expect("roles come with it")
+    }
+
+    /// The rows without the columns that are noise, in the precision of the factors.
+    fn kept<'b>(&self, rows: &'b [u8]) -> Result<std::borrow::Cow<'b, [u8]>, Failure> {
+        let rank = self.sigma.as_ref().map_or(0, |(sigma, _)| sigma.len());
+        let wanted = self.wanted();
+        let (from, to) = (wanted.rows, self.plan.method.precision());
+        let (whole, kept) = (wanted.rank as usize * from.bytes(), rank * from.bytes());
+        if whole == kept && from == to {
+            return Ok(rows.into());
         }
-        let mut rows = Vec::with_capacity(bytes.len() / whole * kept);
-        for row in bytes.as_slice().chunks_exact(whole) {
-            rows.extend_from_slice(&row[..kept]);
+        let mut out = Vec::with_capacity(rows.len() / whole * rank * to.bytes());
+        for row in rows.chunks_exact(whole) {
+            match (from, to) {
+                (Precision::F64, Precision::F32) => {
+                    let numbers: Vec<f64> = bytemuck::pod_collect_to_vec(&row[..kept]);
+                    out.extend(numbers.iter().flat_map(|&x| (x as f32).to_le_bytes()));
+                }
+                (Precision::F32, Precision::F64) => {
+                    return Err(Failure::bug("factors in f32 where f64 was asked for"));
+                }
+                (Precision::F32, Precision::F32) | (Precision::F64, Precision::F64) => {
+                    out.extend_from_slice(&row[..kept]);
+                }
+            }
         }
-        rows.into()
+        Ok(out.into())
     }
 
     /// What the factors are worth; to be called when everything is delivered.
     pub fn finish(self) -> Result<Quality, Failure> {
-        let scaled = self
-            .sigma
-            .ok_or_else(|| Failure::bug("the singular values were not delivered"))?;
-        let k = self.plan.rank as usize;
+        let (Some((scaled, after)), Some(wanted)) = (self.sigma, self.wanted) else {
+            return Err(Failure::bug("the singular values were not delivered"));
+        };
+        let k = wanted.rank as usize;
         if [&self.left_squares, &self.right_squares]
             .iter()
             .any(|s| s.len() != k)
         {
             return Err(Failure::bug("the residuals were not delivered"));
         }
-        let residuals = scaled
-            .iter()
-            .zip(self.left_squares.iter().zip(&self.right_squares))
-            .map(|(&s, (&left, &right))| (left + right).sqrt() / s)
-            .collect();
-        let undo = 2f64.powi(-self.plan.scale);
+        let undo = 2f64.powi(-self.plan.scale());
         let orthogonality = |gram: &[f64]| {
             (0..scaled.len())
                 .flat_map(|i| (0..scaled.len()).map(move |j| (i, j)))
                 .map(|(i, j)| (gram[i * k + j] - f64::from(u8::from(i == j))).abs())
                 .fold(0.0, f64::max)
         };
+        let norms = |squares: &[f64]| {
+            squares[..scaled.len()]
+                .iter()
+                .map(|square| square.sqrt() * undo)
+                .collect()
+        };
         Ok(Quality {
-            residuals,
+            left_residuals: norms(&self.left_squares),
+            right_residuals: norms(&self.right_squares),
             left_orthogonality: orthogonality(&self.left_gram),
             right_orthogonality: orthogonality(&self.right_gram),
             sigma: scaled.iter().map(|s| s * undo).collect(),
+            sigma_after: after.iter().map(|s| s * undo).collect(),
+            requested: wanted.rank,
+            reads: self
+                .plan
+                .reads()
+                .or_else(|| self.pilot.as_ref().map(Pilot::reads))
+                .unwrap_or(0),
+            marks: self.pilot.as_ref().map_or(Vec::new(), |p| p.marks().to_vec()),
+            guard: self
+                .pilot
+                .as_ref()
+                .and_then(Pilot::guard)
+                .map(|guard| guard * undo),
         })
     }
 }

@@ -9,3 +9,4 @@ pub mod real;
 pub mod simd;
 pub mod sketch;
 pub mod sparse;
+pub mod tall;

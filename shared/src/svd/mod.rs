@@ -5,8 +5,10 @@
 //! and row *slices* (what n-sided tasks read); T = f32 or f64. All A here is A * 2^scale, with entries at most 1 in
 //! absolute value; the coordinator undoes it in the singular values.
 
+pub mod krylov;
 pub mod layout;
 mod passes;
+pub mod polish;
 pub mod results;
 mod tsqr;
 
@@ -84,6 +86,8 @@ pub struct Slice {
 pub enum SvdWork {
     /// Nothing -> one panel of the test matrix Omega, T[n x w], entries uniform in (-1, 1) / sqrt(n).
     Sketch { shape: Shape, seed: u64, panel: u16 },
+    /// Nothing -> one panel of the identity, T[n x w].
+    Identity { shape: Shape, panel: u16 },
     /// Row block, shifts i16[n], panel of X -> adds A_i^T (A_i X) into the panel's part of Z.
     Power {
         scale: i32,
@@ -150,6 +154,8 @@ pub enum SvdWork {
     Gram { precision: Precision, rank: u32 },
     /// The k x k sum -> its Gram matrix f64[k x k].
     GramOut { rank: u32 },
+    Krylov(krylov::KrylovWork),
+    Polish(polish::PolishWork),
 }
 
 /// Fraction bits of Gram sums of orthonormal columns, whose entries are at most 1.
@@ -159,6 +165,7 @@ impl Work for SvdWork {
     fn verb(&self) -> &'static str {
         match self {
             Self::Sketch { .. } => "sketch",
+            Self::Identity { .. } => "identity",
             Self::Power { .. } => "power",
             Self::LeafQr { .. } => "leaf",
             Self::Combine { .. } => "combine",
@@ -178,12 +185,15 @@ impl Work for SvdWork {
             Self::Sum { .. } => "sum",
             Self::Gram { .. } => "gram",
             Self::GramOut { .. } => "gram-out",
+            Self::Krylov(work) => work.verb(),
+            Self::Polish(work) => work.verb(),
         }
     }
 
     fn block(&self, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
         match self {
             Self::Sketch { shape, seed, panel } => passes::sketch(*shape, *seed, *panel),
+            Self::Identity { shape, panel } => passes::identity(*shape, *panel),
             Self::LeafQr {
                 shape,
                 slice,
@@ -215,6 +225,8 @@ impl Work for SvdWork {
             } => results::right_residual(*shape, *slice, *rank, *extra, inputs),
             Self::Sum { rank } => results::sum(*rank, inputs),
             Self::GramOut { rank } => results::gram_out(*rank, inputs),
+            Self::Krylov(work) => work.block(inputs),
+            Self::Polish(work) => work.block(inputs),
             Self::Power { .. } | Self::Project { .. } | Self::Gram { .. } => {
                 unreachable!("{} folds", self.verb())
             }
@@ -235,7 +247,10 @@ impl Work for SvdWork {
                 extra,
             } => passes::project(*scale, *shape, *extra, inputs, parts),
             Self::Gram { precision, rank } => results::gram(*precision, *rank, inputs, parts),
+            Self::Krylov(work) => work.fold(inputs, parts),
+            Self::Polish(work) => work.fold(inputs, parts),
             Self::Sketch { .. }
+            | Self::Identity { .. }
             | Self::LeafQr { .. }
             | Self::Combine { .. }
             | Self::Push { .. }

@@ -44,6 +44,24 @@ fn sketch_of<T: Real>(shape: Shape, seed: u64, panel: u16) -> Result<Bytes, Work
     Ok(out.freeze())
 }
 
+pub(super) fn identity(shape: Shape, panel: u16) -> Result<Bytes, WorkError> {
+    with_precision!(shape.precision, identity_of, shape, panel)
+}
+
+fn identity_of<T: Real>(shape: Shape, panel: u16) -> Result<Bytes, WorkError> {
+    let panels = Panels::of(shape);
+    let w = panels.widths[panel as usize];
+    let mut out = BytesMut::zeroed_for::<T>(shape.columns as usize * w)?;
+    let numbers = out.numbers_mut::<T>();
+    for (at, column) in panels
+        .columns(panel as usize, shape.width as usize)
+        .enumerate()
+    {
+        numbers[column * w + at] = T::from_f64(1.0);
+    }
+    Ok(out.freeze())
+}
+
 pub(super) fn assemble(shape: Shape, panel: u16, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
     let width = Panels::of(shape).widths[panel as usize];
     let mut out = BytesMut::zeroed(shape.columns as usize * width * shape.precision.bytes())?;
@@ -114,7 +132,7 @@ fn power_of<T: Real>(
 }
 
 /// Y_i = A_i X from all panels of X: T[rows x l], row-major.
-fn product<T: Real>(
+pub(super) fn product<T: Real>(
     block: &RowBlock,
     scale: i32,
     shape: Shape,

@@ -1,0 +1,202 @@
+//! `certificate.json`: what is known of how good the factors are, and how.
+//!
+//! With r_i = (A v_i - s_i u_i, A^T u_i - s_i v_i), measured on the factors as they are written, by products in `f64` where
+//! the plan works until a tolerance. Norms are in units of the matrix; `residual` is relative to s_i.
+//!
+//! References: Parlett, "The Symmetric Eigenvalue Problem", chapters 4 and 11 (intervals, angles), applied to
+//! [0 A; A^T 0]; Wedin 1972 (angles); Halko, Martinsson, Tropp 2011, section 4.3 (random guards).
+
+use serde::Serialize;
+
+use crate::{factors::Quality, job::resolved::Tolerance};
+
+/// Grows by keys; a key that is there keeps its meaning.
+const FORMAT: u32 = 1;
+
+/// How a run ended, as far as the triplets go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// All wanted triplets are within the tolerance.
+    Converged,
+    /// Not all are: the reads were at their end.
+    Unconverged,
+    /// No tolerance was asked for.
+    Measured,
+}
+
+/// See the [module](self).
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Certificate {
+    pub format: u32,
+    pub status: Status,
+    /// The matrix has fewer triplets than were asked for, as far as rounding lets one tell.
+    pub rank_deficient: bool,
+    pub tolerance: Option<Tolerance>,
+    /// Largest error of a wanted triplet, in the tolerance's own kind.
+    pub worst: f64,
+    /// Full reads of the matrix.
+    pub reads: u32,
+    pub sigma: Vec<f64>,
+    /// |r_i| / s_i
+    pub residual: Vec<f64>,
+    /// |A v_i - s_i u_i|
+    pub left_residual: Vec<f64>,
+    /// |A^T u_i - s_i v_i|
+    pub right_residual: Vec<f64>,
+    /// A singular value of A lies within so much of s_i: |r_i| / sqrt(2).
+    pub sigma_within: Vec<f64>,
+    /// Distance of s_i to the next other one, and to what comes after the last where that is known.
+    pub gap: Vec<f64>,
+    /// The sine of the angle between (u_i, v_i) and singular vectors of A is at most so much, if the gaps are as they seem:
+    /// |r_i| / gap_i. From 1 on, nothing is said: the vectors of a cluster are determined together only.
+    pub angle: Vec<f64>,
+    /// s_i^2 / |A|_F^2, and their sum: exact up to rounding.
+    pub explained: Vec<f64>,
+    pub explained_together: f64,
+    /// U S V^T are exact factors of A + E with |E|_F at most so much.
+    pub backward_error: f64,
+    /// The same over |A|_F.
+    pub backward_error_relative: f64,
+    /// What is left of A outside of the factors: sqrt(|A|_F^2 - sum of s_i^2). No singular value of A beyond the s_i is
+    /// larger, up to the errors above.
+    pub remainder: f64,
+    /// max |U^T U - I| and max |V^T V - I|
+    pub orthogonality_u: f64,
+    pub orthogonality_v: f64,
+    /// What random directions orthogonal to V have found: outside of V, A has a singular value of at least this. It should
+    /// not be above the last wanted one.
+    pub guard_sigma: Option<f64>,
+    pub guard_passed: Option<bool>,
+}
+
+impl Certificate {
+    /// `orthogonality` is of the user's U and V.
+    pub fn new(
+        quality: &Quality,
+        tolerance: Option<Tolerance>,
+        worst: f64,
+        frobenius_squared: f64,
+        transposed: bool,
+    ) -> Self {
+        let sigma = &quality.sigma;
+        let norms: Vec<f64> = quality
+            .left_residuals
+            .iter()
+            .zip(&quality.right_residuals)
+            .map(|(left, right)| left.hypot(*right))
+            .collect();
+        let gap: Vec<f64> = (0..sigma.len())
+            .map(|i| {
+                let above = if i > 0 {
+                    sigma[i - 1] - sigma[i]
+                } else {
+                    f64::INFINITY
+                };
+                let next = sigma.get(i + 1).or(quality.sigma_after.first());
+                above.min(next.map_or(sigma[i], |next| sigma[i] - next))
+            })
+            .collect();
+        let squares: f64 = sigma.iter().map(|s| s * s).sum();
+        let backward = norms.iter().map(|r| r * r).sum::<f64>().sqrt();
+        let frobenius = frobenius_squared.sqrt();
+        let share = |part: f64| {
+            if frobenius_squared > 0.0 {
+                part / frobenius_squared
+            } else {
+                0.0
+            }
+        };
+        let (left, right) = if transposed {
+            (&quality.right_residuals, &quality.left_residuals)
+        } else {
+            (&quality.left_residuals, &quality.right_residuals)
+        };
+        let (u, v) = if transposed {
+            (quality.right_orthogonality, quality.left_orthogonality)
+        } else {
+            (quality.left_orthogonality, quality.right_orthogonality)
+        };
+        let rank_deficient = sigma.len() < quality.requested as usize;
+        Self {
+            format: FORMAT,
+            status: match tolerance {
+                None => Status::Measured,
+                Some(tolerance) if worst <= tolerance.value => Status::Converged,
+                Some(_) => Status::Unconverged,
+            },
+            rank_deficient,
+            tolerance,
+            worst,
+            reads: quality.reads,
+            residual: quality.residuals(),
+            left_residual: left.clone(),
+            right_residual: right.clone(),
+            sigma_within: norms.iter().map(|r| r / 2f64.sqrt()).collect(),
+            angle: norms
+                .iter()
+                .zip(&gap)
+                .map(|(r, gap)| if r < gap { r / gap } else { 1.0 })
+                .collect(),
+            gap,
+            explained: sigma.iter().map(|s| share(s * s)).collect(),
+            explained_together: share(squares),
+            backward_error: backward,
+            backward_error_relative: if frobenius > 0.0 {
+                backward / frobenius
+            } else {
+                0.0
+            },
+            remainder: (frobenius_squared - squares).max(0.0).sqrt(),
+            orthogonality_u: u,
+            orthogonality_v: v,
+            guard_sigma: quality.guard,
+            guard_passed: quality
+                .guard
+                .zip(sigma.last())
+                .map(|(guard, last)| guard <= last * (1.0 + 1e-3)),
+            sigma: sigma.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::resolved::ToleranceKind;
+
+    #[test]
+    fn bounds_follow_from_residuals_and_gaps() {
+        let quality = Quality {
+            sigma: vec![4.0, 2.0, 1.9],
+            sigma_after: vec![1.0],
+            left_residuals: vec![0.0, 0.3, 0.0],
+            right_residuals: vec![0.4, 0.4, 0.2],
+            left_orthogonality: 1e-15,
+            right_orthogonality: 2e-15,
+            requested: 3,
+            reads: 7,
+            marks: Vec::new(),
+            guard: Some(0.5),
+        };
+        let tolerance = Tolerance {
+            value: 0.26,
+            kind: ToleranceKind::Residual,
+            max_reads: 9,
+        };
+        let near = |a: f64, b: f64| (a - b).abs() < 1e-12;
+        let c = Certificate::new(&quality, Some(tolerance), 0.25, 25.0, false);
+        assert_eq!(c.status, Status::Converged);
+        assert!(near(c.residual[1], 0.25) && near(c.sigma_within[1], 0.5 / 2f64.sqrt()));
+        assert!(near(c.gap[0], 2.0) && near(c.gap[1], 0.1) && near(c.gap[2], 0.1));
+        assert!(near(c.angle[0], 0.2) && near(c.angle[1], 1.0));
+        assert!(near(c.backward_error, (0.16f64 + 0.25 + 0.04).sqrt()));
+        assert!(near(c.remainder, (25.0f64 - 16.0 - 4.0 - 3.61).sqrt()));
+        assert_eq!(c.guard_passed, Some(true));
+        let turned = Certificate::new(&quality, Some(tolerance), 0.27, 25.0, true);
+        assert_eq!(turned.status, Status::Unconverged);
+        assert_eq!(turned.left_residual, c.right_residual);
+        assert!(near(turned.orthogonality_u, 2e-15));
+        assert_eq!(Certificate::new(&quality, None, 0.3, 25.0, false).status, Status::Measured);
+    }
+}

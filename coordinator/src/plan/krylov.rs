@@ -1,0 +1,1212 @@
+//! The plan that works until a tolerance: block Krylov on A^T A with thick restart, then one read in `f64` that says what
+//! was reached, and one that forms U. See [`shared::svd::krylov`] and [`shared::svd::polish`] for the tasks.
+//!
+//! The plan grows while it runs. What comes next is decided by the [`Pilot`] from delivered numbers alone, which are the
+//! same on any farm, so the graph is, too; and a run that was broken off comes to the same graph when it is told the same
+//! numbers again.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use shared::{
+    farm::{
+        bytes::Bytes,
+        graph::{Accumulator, Checkpoint, Graph, Input, Output, Task},
+        ids::{AccumulatorId, TaskId},
+        work::WorkError,
+    },
+    svd::{
+        Precision, Shape, Slice, SvdWork,
+        krylov::{GUARD, KrylovWork, REFILL, Random, RitzLayout, START},
+        layout::{Panels, f64s},
+        polish::{PolishWork, Polished},
+    },
+};
+
+use super::{
+    Spectrum, Wanted,
+    fixed::Builder,
+    ground::{Ground, add, fold_bits, whole},
+    tree::Tree,
+};
+use crate::{
+    failure::Failure,
+    job::resolved::{self, Tolerance, ToleranceKind},
+};
+
+/// What the method is to do, all numbers filled in.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct KrylovSpec {
+    pub wanted: resolved::Wanted,
+    /// p: triplets beyond those wanted that are kept at a restart and polished with them.
+    pub oversample: u32,
+    /// Columns of a block.
+    pub block: u32,
+    /// Most columns of the basis.
+    pub basis: u32,
+    /// Columns that watch for a missed direction.
+    pub guard: u32,
+    pub tolerance: Tolerance,
+    /// Of the first reads, and of the factors.
+    pub precision: Precision,
+    pub seed: u64,
+}
+
+/// Widths of blocks are multiples of this: no panel has padding.
+pub const GROUP: u32 = 8;
+/// The estimate after each read is to be this much better than the tolerance: the last read, in `f64`, decides.
+const MARGIN: f64 = 0.9;
+/// While the worst residual is so many times the tolerance, the small eigenproblem is solved after every second read only.
+const FAR: f64 = 30.0;
+/// Of theta_1: what lies below cannot be told from rounding of reads in that precision.
+fn blind_below(precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => 2f64.powi(-20),
+        Precision::F64 => 2f64.powi(-44),
+    }
+}
+/// Of ||A||_F^2: when no more than this is left outside of the basis, the spectrum has ended as far as A^T A can tell.
+fn ended_below(precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => 2f64.powi(-16),
+        Precision::F64 => 2f64.powi(-42),
+    }
+}
+/// A basis that was nearly orthonormal when scaled has eigenvalues above this; below, two split reads are taken.
+const LAMBDA_MIN: f64 = 0.25;
+
+impl KrylovSpec {
+    /// l for k triplets.
+    pub fn keep(&self, rank: u32) -> u32 {
+        (rank + self.oversample.max(1)).next_multiple_of(GROUP)
+    }
+}
+
+/// What was known after a read.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Mark {
+    pub reads: u32,
+    /// Columns of the basis.
+    pub basis: u32,
+    /// The worst error among the wanted triplets, in the tolerance's own kind; none while there are fewer.
+    pub worst: Option<f64>,
+}
+
+/// An n-sided array: a block a slice.
+#[derive(Clone, Debug, Default)]
+struct Array {
+    slices: Vec<Input>,
+    tasks: Vec<TaskId>,
+    width: u32,
+    checkpoint: Option<u16>,
+}
+
+enum Awaited {
+    /// theta and residuals.
+    Report { task: TaskId, layout: RitzLayout },
+    Verdict {
+        task: TaskId,
+        rank: u32,
+        end: End,
+    },
+    Nothing,
+}
+
+/// What the last read has left for those after it.
+struct End {
+    v: Array,
+    guard: Array,
+    shape: Shape,
+    panels: Vec<Input>,
+    panel_tasks: Vec<TaskId>,
+    polished: TaskId,
+    right: Vec<TaskId>,
+    right_residual: TaskId,
+    signs: TaskId,
+}
+
+/// Decides what comes next.
+pub struct Pilot {
+    ground: Ground,
+    spec: KrylovSpec,
+    /// Of what is written.
+    slices: Vec<Slice>,
+    graph: Graph<SvdWork>,
+    precision: Precision,
+    /// The arrays that T speaks of, and the next one, which does not stand in T yet.
+    basis: Vec<Array>,
+    next: Array,
+    t: Option<(Input, TaskId, u32)>,
+    state_checkpoint: Option<u16>,
+    /// The last solved state.
+    solved: Option<(TaskId, RitzLayout)>,
+    steps: u32,
+    refilled: u32,
+    reads: u32,
+    awaited: Awaited,
+    wanted: Option<Wanted>,
+    marks: Vec<Mark>,
+    guard_sigma: Option<f64>,
+    lacks_energy: Option<f64>,
+}
+
+/// Row slices of the Krylov method's arrays: at least 2,048 rows, and no more than 512 slices where that allows it.
+pub fn tall_slices(columns: u64) -> Vec<Slice> {
+    let rows = columns.div_ceil(512).next_multiple_of(1024).max(2048);
+    (0..columns.div_ceil(rows))
+        .map(|s| Slice {
+            first: s * rows,
+            rows: rows.min(columns - s * rows) as u32,
+        })
+        .collect()
+}
+
+impl Pilot {
+    pub fn new(ground: Ground, spec: KrylovSpec) -> Self {
+        let slices = tall_slices(ground.columns);
+        let mut pilot = Self {
+            slices,
+            graph: Graph {
+                open: true,
+                ..Graph::default()
+            },
+            precision: spec.precision,
+            basis: Vec::new(),
+            next: Array::default(),
+            t: None,
+            state_checkpoint: None,
+            solved: None,
+            steps: 0,
+            refilled: 0,
+            reads: 0,
+            awaited: Awaited::Nothing,
+            wanted: None,
+            marks: Vec::new(),
+            guard_sigma: None,
+            lacks_energy: None,
+            ground,
+            spec,
+        };
+        pilot.start();
+        pilot.read(true);
+        pilot.hold();
+        pilot
+    }
+
+    /// The graph as grown so far.
+    pub fn graph(&self) -> Arc<Graph<SvdWork>> {
+        Arc::new(self.graph.clone())
+    }
+
+    /// Where the factors are, once that is known.
+    pub fn wanted(&self) -> Option<&Wanted> {
+        self.wanted.as_ref()
+    }
+
+    /// What was known when.
+    pub fn marks(&self) -> &[Mark] {
+        &self.marks
+    }
+
+    /// Reads of A, all of those in the graph.
+    pub fn reads(&self) -> u32 {
+        self.reads
+    }
+
+    /// The guard's singular value in the last read: a lower bound of what lies outside of V. Of the scaled matrix.
+    pub fn guard(&self) -> Option<f64> {
+        self.guard_sigma
+    }
+
+    /// Hears of a delivered block. Some graph: it has grown.
+    ///
+    /// # Errors
+    /// The wanted energy takes more triplets than the basis has columns.
+    pub fn take(
+        &mut self,
+        task: TaskId,
+        block: &Bytes,
+    ) -> Result<Option<Arc<Graph<SvdWork>>>, Failure> {
+        let bug = |why: WorkError| Failure::bug(why.to_string());
+        match std::mem::replace(&mut self.awaited, Awaited::Nothing) {
+            Awaited::Report {
+                task: awaited,
+                layout,
+            } if awaited == task => {
+                let told: Vec<f64> = block.numbers().map_err(bug)?.to_vec();
+                let (theta, residuals) = told.split_at(layout.d);
+                self.decide(theta, residuals)?;
+            }
+            Awaited::Verdict {
+                task: awaited,
+                rank,
+                end,
+            } if awaited == task => {
+                let told: &[f64] = block.numbers().map_err(bug)?;
+                self.judge(rank, end, told);
+            }
+            other => {
+                self.awaited = other;
+                return Ok(None);
+            }
+        }
+        self.hold();
+        Ok(Some(self.graph()))
+    }
+
+    fn d(&self) -> u32 {
+        self.basis.iter().map(|a| a.width).sum()
+    }
+
+    /// Says what later growths may read.
+    fn hold(&mut self) {
+        let mut held: Vec<TaskId> = Vec::new();
+        match &self.awaited {
+            Awaited::Report { .. } => {
+                let arrays = self.basis.iter().chain([&self.next]);
+                held.extend(arrays.flat_map(|a| a.tasks.iter().copied()));
+                held.extend(self.t.map(|(_, task, _)| task));
+                held.extend(self.solved.map(|(task, _)| task));
+            }
+            Awaited::Verdict { end, .. } => {
+                held.extend(end.v.tasks.iter().chain(&end.guard.tasks));
+                held.extend(&end.panel_tasks);
+                held.extend(&end.right);
+                held.extend([end.polished, end.signs, end.right_residual]);
+            }
+            Awaited::Nothing => {}
+        }
+        held.sort_unstable();
+        held.dedup();
+        self.graph.held = held;
+        self.graph.open = self.wanted.is_none();
+    }
+
+    // What comes next.
+
+    /// After a report: eigenvalues of T, and the norms of A^T A v - theta v.
+    fn decide(&mut self, theta: &[f64], residuals: &[f64]) -> Result<(), Failure> {
+        let d = theta.len();
+        let squares = self.ground.frobenius_squared;
+        let known: f64 = theta.iter().map(|t| t.max(0.0)).sum();
+        let rank = match self.spec.wanted {
+            resolved::Wanted::Rank(rank) => Some(rank),
+            resolved::Wanted::Energy(share) => {
+                let mut sum = 0.0;
+                theta
+                    .iter()
+                    .position(|t| {
+                        sum += t;
+                        sum >= share * squares
+                    })
+                    .map(|at| at as u32 + 1)
+            }
+        };
+        let errors: Vec<f64> = theta
+            .iter()
+            .zip(residuals)
+            .map(|(t, r)| if *t > 0.0 { r / t } else { f64::INFINITY })
+            .collect();
+        let sigma: Vec<f64> = theta.iter().map(|t| t.max(0.0).sqrt()).collect();
+        let errors = in_kind(self.spec.tolerance.kind, &errors, &sigma);
+        let worst = rank
+            .filter(|&k| k as usize <= d)
+            .map(|k| errors[..k as usize].iter().copied().fold(0.0, f64::max));
+        self.marks.push(Mark {
+            reads: self.reads,
+            basis: d as u32,
+            worst,
+        });
+        let tolerance = self.spec.tolerance.value;
+        let last = self.reads + 3 > self.spec.tolerance.max_reads;
+        let goal = rank.unwrap_or(d as u32);
+        let full = self.d() + self.next.width > self.spec.basis;
+        let room = self.spec.keep(goal) as usize;
+
+        let ended = squares - known <= ended_below(self.precision) * squares;
+        let settled = d >= (goal + 2 * self.spec.block) as usize;
+        let wanted = &theta[..d.min(goal as usize)];
+        let blind =
+            ended || settled && wanted.iter().any(|t| *t <= blind_below(self.precision) * theta[0]);
+        if blind && self.precision == Precision::F32 {
+            self.again_in_f64(room.min(d) as u32);
+            return Ok(());
+        }
+        if blind && (d >= room || full || last) {
+            self.end_split(goal.min(d as u32), room.min(d) as u32);
+            return Ok(());
+        }
+        match worst {
+            Some(worst) if worst <= MARGIN * tolerance || last => {
+                let noise =
+                    Precision::F64.roundoff() * theta[0] / theta[goal as usize - 1].max(1e-300);
+                let keep = room.min(d) as u32;
+                if noise > tolerance / 20.0 {
+                    self.end_split(goal, keep);
+                } else {
+                    self.end(goal, keep);
+                }
+            }
+            None if last && rank.is_some() => self.end_split(goal.min(d as u32), room.min(d) as u32),
+            None if (last || full) && rank.is_none() => {
+                self.lacks_energy = Some(known / squares);
+                return Err(self.too_little_energy(d, known / squares));
+            }
+            _ => {
+                let mut count = match worst {
+                    Some(worst) if worst <= FAR * tolerance => 1,
+                    Some(_) => 2,
+                    None => (goal.saturating_sub(d as u32)).div_ceil(self.next.width).max(1),
+                };
+                if full {
+                    self.restart(room.min(d) as u32);
+                }
+                let fits = (self.spec.basis.saturating_sub(self.d())) / self.next.width;
+                let left = self.spec.tolerance.max_reads.saturating_sub(self.reads + 2);
+                count = count.min(fits).min(left).max(1);
+                for step in 0..count {
+                    self.read(step + 1 == count);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn too_little_energy(&self, d: usize, share: f64) -> Failure {
+        let resolved::Wanted::Energy(wanted) = self.spec.wanted else {
+            return Failure::bug("no energy was asked for");
+        };
+        Failure::job(format!(
+            "energy = {wanted} takes more than {d} triplets: {d} hold {:.1} % of the sum of squares",
+            100.0 * share
+        ))
+        .help("ask for less energy, or for a rank; `basis` allows more columns where there is memory")
+    }
+
+    /// After the last read in `f64`: is it good enough to be lifted?
+    fn judge(&mut self, rank: u32, end: End, told: &[f64]) {
+        let (l, k) = (end.v.width as usize, rank as usize);
+        let (sigma, rest) = told.split_at(l);
+        let (lambda_min, guard, squares) = (rest[0], rest[1], &rest[2..]);
+        self.guard_sigma = Some(guard);
+        let errors: Vec<f64> = squares
+            .iter()
+            .zip(sigma)
+            .map(|(square, sigma)| square.sqrt() / sigma.max(1e-300))
+            .collect();
+        let errors = in_kind(self.spec.tolerance.kind, &errors, sigma);
+        let worst = errors[..k].iter().copied().fold(0.0, f64::max);
+        self.marks.push(Mark {
+            reads: self.reads,
+            basis: l as u32,
+            worst: Some(worst),
+        });
+        let missed = guard > sigma[k - 1] * (1.0 + self.spec.tolerance.value.min(1e-3));
+        let last = self.reads + 4 > self.spec.tolerance.max_reads;
+        if lambda_min < LAMBDA_MIN {
+            let panels = end.panels.clone();
+            self.split(rank, end.shape, &panels);
+        } else if last || (worst <= self.spec.tolerance.value && !missed) {
+            self.lift(rank, &end);
+        } else {
+            let next = if missed {
+                self.join(&end.v, &end.guard)
+            } else {
+                end.v
+            };
+            self.begin_in_f64(next);
+            self.read(true);
+        }
+    }
+
+    // The stages.
+
+    /// X_1, orthonormal.
+    fn start(&mut self) {
+        let stage = self.graph.stage("start");
+        let width = self.spec.block;
+        let random = self.random(START, 0);
+        let drawn = self.draw(width, random, stage);
+        let (array, _) = self.orthonormal(&drawn, width, stage);
+        self.next = self.keep(array, Vec::new());
+    }
+
+    fn random(&self, stream: u32, first: u32) -> Random {
+        Random {
+            columns: self.ground.columns,
+            seed: self.spec.seed,
+            stream,
+            first,
+        }
+    }
+
+    /// One read, and what is new of it as the next block of the basis.
+    fn read(&mut self, solve: bool) {
+        self.reads += 1;
+        self.steps += 1;
+        let width = self.next.width;
+        let shape = self.ground.shape(width, self.precision);
+        let stage = self.graph.stage(format!("pass {}", self.reads));
+        let next = std::mem::take(&mut self.next);
+        let (panels, _) = self.panels(&[&next], shape, stage);
+        let (sum, extra) = self.power(&panels, shape, stage);
+        let stage = self.graph.stage(format!("basis {}", self.reads));
+        let z = self.unfold(sum, shape, extra, stage);
+
+        self.basis.push(next);
+        let d = self.d();
+        let c1 = self.cross(&z, width, 59 - 2 * self.ground.norm, stage);
+        let refill = self.random(REFILL, self.refilled);
+        self.refilled += width;
+        let w = self.deflate(c1, &z, width, Some(refill), stage);
+        let (q, r1) = self.orthonormal(&w, width, stage);
+        let c2 = self.cross(&q.slices, width, 59, stage);
+        let w = self.deflate(c2, &q.slices, width, None, stage);
+        let (array, r2) = self.orthonormal(&w, width, stage);
+        self.next = self.keep(array, Vec::new());
+
+        let before = d - width;
+        let keep = if solve { self.ritz_keep(d) } else { 0 };
+        let layout = RitzLayout {
+            d: d as usize,
+            width: width as usize,
+            keep: keep as usize,
+        };
+        let mut inputs: Vec<Input> = self.t.iter().map(|(t, ..)| *t).collect();
+        inputs.extend([c1, c2, r1, r2]);
+        let work = KrylovWork::Ritz {
+            before,
+            width,
+            keep,
+        };
+        let cost = if solve { 9 * u64::from(d).pow(3) } else { 1 };
+        let ritz = self.add(work, inputs, layout.total(), cost, stage);
+        let range = |range| Input::Result {
+            task: ritz,
+            range: Some(range),
+        };
+        self.t = Some((range(layout.t()), ritz, d));
+        self.checkpoint_state(ritz);
+        if solve {
+            self.solved = Some((ritz, layout));
+            let bytes = layout.told().1 - layout.told().0;
+            let told = self.add(
+                KrylovWork::Tell { bytes },
+                vec![range(layout.told())],
+                bytes,
+                1,
+                stage,
+            );
+            self.deliver(told);
+            self.awaited = Awaited::Report { task: told, layout };
+        }
+    }
+
+    /// Eigenvectors that a solved state carries.
+    fn ritz_keep(&self, d: u32) -> u32 {
+        match self.spec.wanted {
+            resolved::Wanted::Rank(rank) => self.spec.keep(rank).min(d),
+            resolved::Wanted::Energy(_) => d,
+        }
+    }
+
+    fn checkpoint_state(&mut self, task: TaskId) {
+        let before = self.state_checkpoint;
+        self.state_checkpoint = Some(self.checkpoint(vec![task], before.into_iter().collect()));
+    }
+
+    fn checkpoint(&mut self, tasks: Vec<TaskId>, supersedes: Vec<u16>) -> u16 {
+        self.graph.checkpoints.push(Checkpoint { tasks, supersedes });
+        (self.graph.checkpoints.len() - 1) as u16
+    }
+
+    fn deliver(&mut self, task: TaskId) {
+        self.graph.deliveries.push(task);
+        // Never superseded: another run comes to the same graph by them.
+        self.checkpoint(vec![task], Vec::new());
+    }
+
+    /// Array with a checkpoint of its own.
+    fn keep(&mut self, mut array: Array, supersedes: Vec<u16>) -> Array {
+        array.checkpoint = Some(self.checkpoint(array.tasks.clone(), supersedes));
+        array
+    }
+
+    /// X W for the first eigenvectors: V, which takes the place of the basis.
+    fn rotate(&mut self, keep: u32, stage: u16, supersede_next: bool) -> Array {
+        let (ritz, layout) = self.solved.expect("a report comes from a solved state");
+        let keep_of = layout.keep as u32;
+        let vectors = Input::Result {
+            task: ritz,
+            range: Some(layout.vectors()),
+        };
+        let vectors = if keep == keep_of {
+            vectors
+        } else {
+            let work = KrylovWork::Columns {
+                rows: layout.d as u32,
+                width: keep_of,
+                keep,
+            };
+            let bytes = f64s(layout.d, keep as usize);
+            whole(self.add(work, vec![vectors], bytes, bytes, stage))
+        };
+        let widths: Vec<u32> = self.basis.iter().map(|a| a.width).collect();
+        let mut tasks = Vec::new();
+        for s in 0..self.slices.len() {
+            let rows = self.slices[s].rows;
+            let mut inputs = vec![vectors];
+            inputs.extend(self.basis.iter().map(|a| a.slices[s]));
+            let work = KrylovWork::Rotate {
+                rows,
+                widths: widths.clone(),
+                keep,
+            };
+            let cost = 2 * u64::from(rows) * (layout.d as u64) * u64::from(keep);
+            tasks.push(self.add(work, inputs, f64s(rows as usize, keep as usize), cost, stage));
+        }
+        let mut supersedes: Vec<u16> = self.basis.iter().filter_map(|a| a.checkpoint).collect();
+        if supersede_next {
+            supersedes.extend(self.next.checkpoint);
+            supersedes.extend(self.state_checkpoint.take());
+        }
+        let array = Array {
+            slices: tasks.iter().map(|t| whole(*t)).collect(),
+            tasks,
+            width: keep,
+            checkpoint: None,
+        };
+        self.keep(array, supersedes)
+    }
+
+    /// Thick restart: the basis becomes its best `keep` Ritz vectors, and the next block goes on from there.
+    fn restart(&mut self, keep: u32) {
+        let stage = self.graph.stage(format!("restart after pass {}", self.reads));
+        let (ritz, layout) = self.solved.expect("a report comes from a solved state");
+        let v = self.rotate(keep, stage, false);
+        let theta = Input::Result {
+            task: ritz,
+            range: Some(layout.theta()),
+        };
+        let work = KrylovWork::Restart {
+            length: layout.d as u32,
+            keep,
+        };
+        let t = self.add(
+            work,
+            vec![theta],
+            f64s(keep as usize, keep as usize),
+            1,
+            stage,
+        );
+        self.checkpoint_state(t);
+        self.basis = vec![v];
+        self.t = Some((whole(t), t, keep));
+    }
+
+    /// f32 does not see far enough: what it has found is the first block of a new basis in `f64`.
+    fn again_in_f64(&mut self, keep: u32) {
+        let stage = self
+            .graph
+            .stage(format!("restart in f64 after pass {}", self.reads));
+        let v = self.rotate(keep, stage, true);
+        self.begin_in_f64(v);
+        self.read(true);
+    }
+
+    fn begin_in_f64(&mut self, next: Array) {
+        self.precision = Precision::F64;
+        self.basis.clear();
+        self.t = None;
+        self.solved = None;
+        self.next = next;
+    }
+
+    /// [V | G] with G made orthonormal.
+    fn join(&mut self, v: &Array, guard: &Array) -> Array {
+        let stage = self.graph.stage("what was missed");
+        let (guard, _) = self.orthonormal(&guard.slices, guard.width, stage);
+        let width = v.width + guard.width;
+        let mut tasks = Vec::new();
+        for s in 0..self.slices.len() {
+            let rows = self.slices[s].rows;
+            let work = KrylovWork::Join {
+                rows,
+                widths: vec![v.width, guard.width],
+            };
+            let bytes = f64s(rows as usize, width as usize);
+            let inputs = vec![v.slices[s], guard.slices[s]];
+            tasks.push(self.add(work, inputs, bytes, bytes, stage));
+        }
+        let array = Array {
+            slices: tasks.iter().map(|t| whole(*t)).collect(),
+            tasks,
+            width,
+            checkpoint: None,
+        };
+        self.keep(array, v.checkpoint.into_iter().collect())
+    }
+
+    /// The last read but one: V and the guard in `f64`, their products, V' and its residuals, and the verdict.
+    fn end(&mut self, rank: u32, keep: u32) {
+        let stage = self.graph.stage(format!("basis of {keep} after pass {}", self.reads));
+        let (ritz, layout) = self.solved.expect("a report comes from a solved state");
+        let v = self.rotate(keep, stage, true);
+        let g = self.spec.guard;
+        let drawn = self.draw(g, self.random(GUARD, self.reads * g), stage);
+        self.basis = vec![v.clone()];
+        let c = self.cross(&drawn, g, 59, stage);
+        let guard = self.deflate(c, &drawn, g, None, stage);
+        let guard = Array {
+            tasks: guard.iter().filter_map(task_of).collect(),
+            slices: guard,
+            width: g,
+            checkpoint: None,
+        };
+
+        self.reads += 1;
+        let stage = self.graph.stage("verification pass");
+        let shape = self.ground.shape(keep + g, Precision::F64);
+        let norm = self.ground.norm;
+        let theta = Input::Result {
+            task: ritz,
+            range: Some(layout.theta()),
+        };
+        let work = PolishWork::Weights {
+            basis: keep,
+            guard: g,
+            norm,
+            least: norm
+                - match self.precision {
+                    Precision::F32 => 10,
+                    Precision::F64 => 22,
+                },
+        };
+        let weights = self.add_polish(work, vec![theta], f64s(1, (keep + g) as usize), 1, stage);
+        let (panels, panel_tasks) = self.panels(&[&v, &guard], shape, stage);
+        let (sum, extra) = self.verify(&panels, whole(weights), shape, stage);
+        let stage = self.graph.stage("polish");
+        let z = self.unfold(sum, shape, extra, stage);
+        let guard_gram = self.guard_gram(&z, keep, g, stage);
+        let work = PolishWork::Polish {
+            basis: keep,
+            guard: g,
+        };
+        let gram = Input::Fold {
+            accumulator: sum,
+            part: Panels::of(shape).len() as u16,
+            chunk: 0,
+        };
+        let polished = self.add_polish(
+            work,
+            vec![gram, whole(weights), guard_gram],
+            Polished::bytes(keep as usize),
+            40 * u64::from(keep).pow(3),
+            stage,
+        );
+        let head = f64s(3, rank as usize);
+        let (k, number) = (rank as usize, self.spec.precision.bytes() as u64);
+        let mut right = Vec::new();
+        for s in 0..self.slices.len() {
+            let slice = self.slices[s];
+            let rows = u64::from(slice.rows);
+            let work = PolishWork::Right {
+                slice,
+                basis: keep,
+                guard: g,
+                rank,
+                out: self.spec.precision,
+            };
+            let inputs = vec![whole(polished), v.slices[s], z[s]];
+            let bytes = head + rows * u64::from(rank) * number;
+            let cost = 4 * rows * u64::from(keep) * u64::from(rank);
+            right.push(self.add_polish(work, inputs, bytes, cost, stage));
+        }
+        let range = |tasks: &[TaskId], from: usize, to: usize| {
+            let range = Some((f64s(from, k), f64s(to, k)));
+            tasks
+                .iter()
+                .map(|&task| Input::Result { task, range })
+                .collect::<Vec<_>>()
+        };
+        let peaks = range(&right, 0, 2);
+        let squares = range(&right, 2, 3);
+        let graph = &mut self.graph;
+        let signs = add(graph, SvdWork::Signs { rank }, peaks, f64s(k, 1), 1, stage);
+        let right_residual = add(graph, SvdWork::Sum { rank }, squares, f64s(k, 1), 1, stage);
+        let work = PolishWork::Verdict { basis: keep, rank };
+        let bytes = f64s(1, keep as usize + 2 + k);
+        let inputs = vec![whole(polished), whole(right_residual)];
+        let verdict = self.add_polish(work, inputs, bytes, 1, stage);
+        self.deliver(verdict);
+        let mut kept = right.clone();
+        kept.extend([polished, signs, right_residual]);
+        self.checkpoint(kept, Vec::new());
+        self.awaited = Awaited::Verdict {
+            task: verdict,
+            rank,
+            end: End {
+                v,
+                guard,
+                shape,
+                panels,
+                panel_tasks,
+                polished,
+                right,
+                right_residual,
+                signs,
+            },
+        };
+    }
+
+    /// U block by block, and both factors delivered.
+    fn lift(&mut self, rank: u32, end: &End) {
+        self.reads += 1;
+        let (k, number) = (rank as usize, self.spec.precision.bytes() as u64);
+        let stage = self.graph.stage("V");
+        let shape = Shape {
+            width: rank,
+            precision: self.spec.precision,
+            ..end.shape
+        };
+        let head = f64s(3, k);
+        let mut right = Vec::new();
+        for (s, &task) in end.right.iter().enumerate() {
+            let slice = self.slices[s];
+            let bytes = u64::from(slice.rows) * u64::from(rank) * number;
+            let v = Input::Result {
+                task,
+                range: Some((head, head + bytes)),
+            };
+            let work = SvdWork::SignedSlice { shape, slice };
+            let inputs = vec![v, whole(end.signs)];
+            right.push((add(&mut self.graph, work, inputs, bytes, bytes, stage), slice));
+        }
+        let mut builder = Builder::new(&self.ground, shape, &mut self.graph);
+        let right_gram = builder.gram_sum(rank, right.len());
+        for (s, &(task, slice)) in right.iter().enumerate() {
+            builder.gram(right_gram, rank, whole(task), slice.rows, s, stage);
+        }
+        let right_gram = builder.gram_out(right_gram, rank, stage);
+
+        let stage = self.graph.stage("lift pass");
+        let mut left = Vec::new();
+        let mut squares = Vec::new();
+        let head = f64s(1, k);
+        let mut builder = Builder::new(&self.ground, shape, &mut self.graph);
+        let left_gram = builder.gram_sum(rank, self.ground.blocks.len());
+        for i in 0..self.ground.blocks.len() {
+            let block = &self.ground.blocks[i];
+            let (rows, nnz) = (u64::from(block.rows), block.nnz);
+            let mut inputs = vec![self.ground.block_input(i)];
+            inputs.extend(&end.panels);
+            inputs.extend([whole(end.polished), whole(end.signs)]);
+            let work = PolishWork::Lift {
+                scale: self.ground.scale,
+                shape: end.shape,
+                basis: end.v.width,
+                rank,
+                out: self.spec.precision,
+            };
+            let bytes = rows * u64::from(rank) * number;
+            let width = u64::from(end.shape.width);
+            let cost = 2 * nnz * width + 4 * rows * width * u64::from(rank);
+            let work = SvdWork::Polish(work);
+            let mut builder = Builder::new(&self.ground, shape, &mut self.graph);
+            let u = builder.add(work, inputs, head + bytes, cost, stage);
+            left.push((u, block.first_row, block.rows));
+            squares.push(Input::Result {
+                task: u,
+                range: Some((0, head)),
+            });
+            let rows_of_u = Input::Result {
+                task: u,
+                range: Some((head, head + bytes)),
+            };
+            builder.gram(left_gram, rank, rows_of_u, block.rows, i, stage);
+        }
+        let mut builder = Builder::new(&self.ground, shape, &mut self.graph);
+        let left_residual = builder.add(SvdWork::Sum { rank }, squares, f64s(k, 1), 1, stage);
+        let left_gram = builder.gram_out(left_gram, rank, stage);
+        // What is delivered cannot be delivered again by a task of an older growth.
+        let right_residual = builder.add(
+            SvdWork::Sum { rank },
+            vec![whole(end.right_residual)],
+            f64s(k, 1),
+            1,
+            stage,
+        );
+        let bytes = Polished::bytes(end.v.width as usize);
+        let work = SvdWork::Krylov(KrylovWork::Tell { bytes });
+        let spectrum = builder.add(work, vec![whole(end.polished)], bytes, 1, stage);
+        let deliveries = &mut self.graph.deliveries;
+        deliveries.extend([spectrum, right_residual, left_residual, right_gram, left_gram]);
+        deliveries.extend(right.iter().map(|&(task, _)| task));
+        deliveries.extend(left.iter().map(|&(task, ..)| task));
+        self.wanted = Some(Wanted {
+            spectrum: Spectrum::Polished {
+                task: spectrum,
+                basis: end.v.width,
+            },
+            rank,
+            rows: self.spec.precision,
+            left_head: head,
+            right,
+            left,
+            left_residual,
+            right_residual,
+            left_gram,
+            right_gram,
+        });
+    }
+
+    /// The way that needs no square of A: V, then two split reads and the lift.
+    fn end_split(&mut self, rank: u32, keep: u32) {
+        let stage = self.graph.stage(format!("basis of {keep} after pass {}", self.reads));
+        let v = self.rotate(keep, stage, true);
+        let shape = self.ground.shape(keep, Precision::F64);
+        let (panels, _) = self.panels(&[&v], shape, stage);
+        self.split(rank, shape, &panels);
+    }
+
+    fn split(&mut self, rank: u32, shape: Shape, panels: &[Input]) {
+        self.reads += 3;
+        let mut builder = Builder::new(&self.ground, shape, &mut self.graph);
+        self.wanted = Some(builder.split(rank, panels));
+    }
+
+    // Groups of tasks.
+
+    fn add(
+        &mut self,
+        work: KrylovWork,
+        inputs: Vec<Input>,
+        bytes: u64,
+        cost: u64,
+        stage: u16,
+    ) -> TaskId {
+        add(&mut self.graph, SvdWork::Krylov(work), inputs, bytes, cost, stage)
+    }
+
+    fn add_polish(
+        &mut self,
+        work: PolishWork,
+        inputs: Vec<Input>,
+        bytes: u64,
+        cost: u64,
+        stage: u16,
+    ) -> TaskId {
+        add(&mut self.graph, SvdWork::Polish(work), inputs, bytes, cost, stage)
+    }
+
+    fn draw(&mut self, width: u32, random: Random, stage: u16) -> Vec<Input> {
+        (0..self.slices.len())
+            .map(|s| {
+                let slice = self.slices[s];
+                let bytes = f64s(slice.rows as usize, width as usize);
+                let work = KrylovWork::Draw {
+                    slice,
+                    width,
+                    random,
+                };
+                whole(self.add(work, Vec::new(), bytes, bytes, stage))
+            })
+            .collect()
+    }
+
+    /// Panels of arrays side by side.
+    fn panels(&mut self, arrays: &[&Array], shape: Shape, stage: u16) -> (Vec<Input>, Vec<TaskId>) {
+        let widths: Vec<u32> = arrays.iter().map(|a| a.width).collect();
+        let inputs: Vec<Input> = (0..self.slices.len())
+            .flat_map(|s| arrays.iter().map(move |a| a.slices[s]))
+            .collect();
+        let panels = Panels::of(shape);
+        let tasks: Vec<TaskId> = (0..panels.len())
+            .map(|p| {
+                let bytes =
+                    shape.columns * (panels.widths[p] * shape.precision.bytes()) as u64;
+                let work = KrylovWork::Panel {
+                    shape,
+                    panel: p as u16,
+                    widths: widths.clone(),
+                };
+                self.add(work, inputs.clone(), bytes, bytes, stage)
+            })
+            .collect();
+        (tasks.iter().map(|t| whole(*t)).collect(), tasks)
+    }
+
+    /// Parts of an n-sided sum by panel, cut into chunks by slice.
+    fn sided(&self, shape: Shape) -> Vec<Vec<u32>> {
+        Panels::of(shape)
+            .widths
+            .iter()
+            .map(|&w| self.slices.iter().map(|s| s.rows * w as u32).collect())
+            .collect()
+    }
+
+    fn power(&mut self, panels: &[Input], shape: Shape, stage: u16) -> (AccumulatorId, i32) {
+        let extra = fold_bits(shape.precision) - self.ground.norm;
+        let blocks = self.ground.blocks.len();
+        let accumulator = self.graph.accumulator(Accumulator {
+            parts: self.sided(shape),
+            contributions: blocks as u32,
+        });
+        let widths = Panels::of(shape).widths;
+        for i in 0..blocks {
+            for (p, &x) in panels.iter().enumerate() {
+                self.graph.task(Task {
+                    work: SvdWork::Power {
+                        scale: self.ground.scale,
+                        shape,
+                        panel: p as u16,
+                        extra,
+                    },
+                    inputs: vec![self.ground.block_input(i), self.ground.shifts_input, x],
+                    output: Output::Fold {
+                        accumulator,
+                        parts: (p as u16, p as u16 + 1),
+                        contribution: i as u32,
+                    },
+                    width: 1,
+                    cost: 4 * self.ground.blocks[i].nnz * widths[p] as u64 + 1,
+                    stage,
+                });
+            }
+        }
+        (accumulator, extra)
+    }
+
+    fn verify(
+        &mut self,
+        panels: &[Input],
+        weights: Input,
+        shape: Shape,
+        stage: u16,
+    ) -> (AccumulatorId, i32) {
+        let extra = fold_bits(shape.precision) - self.ground.norm;
+        let blocks = self.ground.blocks.len();
+        let mut parts = self.sided(shape);
+        parts.push(vec![shape.width * shape.width]);
+        let count = parts.len() as u16;
+        let accumulator = self.graph.accumulator(Accumulator {
+            parts,
+            contributions: blocks as u32,
+        });
+        for i in 0..blocks {
+            let mut inputs = vec![self.ground.block_input(i), self.ground.shifts_input, weights];
+            inputs.extend(panels);
+            let block = &self.ground.blocks[i];
+            let width = u64::from(shape.width);
+            self.graph.task(Task {
+                work: SvdWork::Polish(PolishWork::Verify {
+                    scale: self.ground.scale,
+                    shape,
+                    extra,
+                }),
+                inputs,
+                output: Output::Fold {
+                    accumulator,
+                    parts: (0, count),
+                    contribution: i as u32,
+                },
+                width: 1,
+                cost: 4 * block.nnz * width + 2 * u64::from(block.rows) * width * width + 1,
+                stage,
+            });
+        }
+        (accumulator, extra)
+    }
+
+    fn unfold(&mut self, sum: AccumulatorId, shape: Shape, extra: i32, stage: u16) -> Vec<Input> {
+        let panels = Panels::of(shape).len();
+        (0..self.slices.len())
+            .map(|s| {
+                let slice = self.slices[s];
+                let mut inputs = vec![self.ground.shifts_input];
+                inputs.extend((0..panels).map(|p| Input::Fold {
+                    accumulator: sum,
+                    part: p as u16,
+                    chunk: s as u32,
+                }));
+                let bytes = f64s(slice.rows as usize, shape.width as usize);
+                let work = KrylovWork::Unfold {
+                    shape,
+                    slice,
+                    extra,
+                };
+                whole(self.add(work, inputs, bytes, bytes, stage))
+            })
+            .collect()
+    }
+
+    /// X^T W for all of the basis, whose entries are below 2^(59 - bits).
+    fn cross(&mut self, w: &[Input], width: u32, bits: i32, stage: u16) -> Input {
+        let widths: Vec<u32> = self.basis.iter().map(|a| a.width).collect();
+        let d = self.d();
+        let length = d * width;
+        let accumulator = self.graph.accumulator(Accumulator {
+            parts: vec![vec![length]],
+            contributions: self.slices.len() as u32,
+        });
+        for (s, &w) in w.iter().enumerate() {
+            let rows = self.slices[s].rows;
+            let mut inputs: Vec<Input> = self.basis.iter().map(|a| a.slices[s]).collect();
+            inputs.push(w);
+            self.graph.task(Task {
+                work: SvdWork::Krylov(KrylovWork::Cross {
+                    rows,
+                    widths: widths.clone(),
+                    width,
+                    bits,
+                }),
+                inputs,
+                output: Output::Fold {
+                    accumulator,
+                    parts: (0, 1),
+                    contribution: s as u32,
+                },
+                width: 1,
+                cost: 2 * u64::from(rows) * u64::from(length),
+                stage,
+            });
+        }
+        self.cross_out(accumulator, length, bits, stage)
+    }
+
+    fn cross_out(&mut self, sum: AccumulatorId, length: u32, bits: i32, stage: u16) -> Input {
+        let input = Input::Fold {
+            accumulator: sum,
+            part: 0,
+            chunk: 0,
+        };
+        let work = KrylovWork::CrossOut { length, bits };
+        whole(self.add(work, vec![input], f64s(length as usize, 1), 1, stage))
+    }
+
+    fn guard_gram(&mut self, z: &[Input], keep: u32, guard: u32, stage: u16) -> Input {
+        let bits = 59 - 4 * self.ground.norm;
+        let length = guard * guard;
+        let accumulator = self.graph.accumulator(Accumulator {
+            parts: vec![vec![length]],
+            contributions: self.slices.len() as u32,
+        });
+        for (s, &z) in z.iter().enumerate() {
+            let rows = self.slices[s].rows;
+            self.graph.task(Task {
+                work: SvdWork::Polish(PolishWork::GuardGram {
+                    rows,
+                    basis: keep,
+                    guard,
+                    bits,
+                }),
+                inputs: vec![z],
+                output: Output::Fold {
+                    accumulator,
+                    parts: (0, 1),
+                    contribution: s as u32,
+                },
+                width: 1,
+                cost: 2 * u64::from(rows) * u64::from(length),
+                stage,
+            });
+        }
+        self.cross_out(accumulator, length, bits, stage)
+    }
+
+    /// W - X C, and random columns where nothing of it is left.
+    fn deflate(
+        &mut self,
+        c: Input,
+        w: &[Input],
+        width: u32,
+        refill: Option<Random>,
+        stage: u16,
+    ) -> Vec<Input> {
+        let widths: Vec<u32> = self.basis.iter().map(|a| a.width).collect();
+        let d = u64::from(self.d());
+        w.iter()
+            .enumerate()
+            .map(|(s, &w)| {
+                let slice = self.slices[s];
+                let mut inputs = vec![c];
+                inputs.extend(self.basis.iter().map(|a| a.slices[s]));
+                inputs.push(w);
+                let work = KrylovWork::Deflate {
+                    slice,
+                    widths: widths.clone(),
+                    width,
+                    refill,
+                };
+                let rows = u64::from(slice.rows);
+                let bytes = f64s(slice.rows as usize, width as usize);
+                let cost = 2 * rows * d * u64::from(width);
+                whole(self.add(work, inputs, bytes, cost, stage))
+            })
+            .collect()
+    }
+
+    /// The orthonormal factor of W, and R.
+    fn orthonormal(&mut self, w: &[Input], width: u32, stage: u16) -> (Array, Input) {
+        let l = width as usize;
+        let mut leaves = Vec::new();
+        for (s, &w) in w.iter().enumerate() {
+            let rows = self.slices[s].rows;
+            let h = rows.min(width);
+            let bytes = f64s(h as usize, l) + f64s(rows as usize, h as usize);
+            let cost = 4 * u64::from(rows) * u64::from(width) * u64::from(width);
+            let work = KrylovWork::Leaf { rows, width };
+            leaves.push((self.add(work, vec![w], bytes, cost, stage), h));
+        }
+        let tree = Tree::grow(&mut self.graph, width, &leaves, stage);
+        let mut tasks = Vec::new();
+        for (s, &(leaf, h)) in leaves.iter().enumerate() {
+            let rows = self.slices[s].rows;
+            let r = f64s(h as usize, l);
+            let mut inputs = vec![Input::Result {
+                task: leaf,
+                range: Some((r, r + f64s(rows as usize, h as usize))),
+            }];
+            inputs.extend(tree.above_leaf(s));
+            let work = KrylovWork::Rows { rows, width };
+            let cost = 2 * u64::from(rows) * u64::from(width) * u64::from(width);
+            tasks.push(self.add(work, inputs, f64s(rows as usize, l), cost, stage));
+        }
+        let array = Array {
+            slices: tasks.iter().map(|t| whole(*t)).collect(),
+            tasks,
+            width,
+            checkpoint: None,
+        };
+        (array, tree.root_r())
+    }
+}
+
+fn task_of(input: &Input) -> Option<TaskId> {
+    match input {
+        Input::Result { task, .. } => Some(*task),
+        Input::Block { .. } | Input::Fold { .. } => None,
+    }
+}
+
+/// Relative residuals as errors of the tolerance's kind. The error of a singular value is about the square of the residual
+/// over the gap to its neighbours, and never more than the residual.
+pub fn in_kind(kind: ToleranceKind, residuals: &[f64], sigma: &[f64]) -> Vec<f64> {
+    let gap = |i: usize| {
+        let above = if i > 0 {
+            sigma[i - 1] - sigma[i]
+        } else {
+            f64::INFINITY
+        };
+        let below = sigma.get(i + 1).map_or(0.0, |next| sigma[i] - next);
+        above.min(below)
+    };
+    residuals
+        .iter()
+        .enumerate()
+        .map(|(i, &residual)| match kind {
+            ToleranceKind::Residual => residual,
+            ToleranceKind::Sigma => residual.min(residual * residual * sigma[i] / gap(i)),
+        })
+        .collect()
+}

@@ -1,0 +1,528 @@
+//! Tasks of the block Krylov method on A^T A with thick restart, but for its pass over A, which is
+//! [`SvdWork::Power`](super::SvdWork::Power).
+//!
+//! State: an orthonormal basis X = [X_1 .. X_q] of n x d, T = X^T A^T A X of d x d. A step reads A once: Z = A^T A X_q.
+//! What of it is new, Z - X X^T Z, made orthonormal, is X_{q+1}:
+//!
+//!     Z = X H + X_{q+1} R,   H = X^T Z the last columns of T
+//!
+//! so for an eigenpair (theta, w) of T and v = X w, ||A^T A v - theta v|| = ||R w_q|| with the last rows w_q of w: the
+//! residual of every triplet is known after each read without another one. Nothing of size m stands anywhere, and Z need
+//! not be kept.
+//!
+//! References: Golub, Luk, Overton 1981 (block Lanczos); Wu, Simon 2000 (thick restart); Musco, Musco 2015 and Tropp,
+//! Webber 2023 (randomized block Krylov); Barlow, Smoktunowicz 2013 (block Gram-Schmidt with reorthogonalization).
+//!
+//! n-sided arrays are cut into slices of rows; each array is one block a slice, f64[rows x width], row-major.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Inputs, Shape, Slice, exactly, layout::Panels, tsqr, with_precision};
+use crate::{
+    farm::{
+        bytes::{Bytes, BytesMut},
+        work::WorkError,
+    },
+    linalg::{
+        dense,
+        fixed::power_of_two,
+        real::Real,
+        sketch::Sketch,
+        tall::{self, Tall},
+    },
+};
+
+/// The streams of random numbers of this method: its first block, what refills it, and the guard.
+pub const START: u32 = 2;
+pub const REFILL: u32 = 3;
+pub const GUARD: u32 = 4;
+
+/// Random columns that are uniform in (-1, 1) / 2^ceil(log2 sqrt n), so none is longer than 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Random {
+    /// n
+    pub columns: u64,
+    pub seed: u64,
+    pub stream: u32,
+    /// Tells apart what one stream is drawn for: the place of the first column.
+    pub first: u32,
+}
+
+/// See the [module](self). `d` is the sum of `widths`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum KrylovWork {
+    /// Nothing -> random f64[rows x w].
+    Draw {
+        slice: Slice,
+        width: u32,
+        random: Random,
+    },
+    /// Shifts, chunk of every part of Z -> Z f64[rows x w].
+    Unfold {
+        shape: Shape,
+        slice: Slice,
+        extra: i32,
+    },
+    /// Slices of X, slice of W -> adds X^T W (d x w) times 2^bits.
+    Cross {
+        rows: u32,
+        widths: Vec<u32>,
+        width: u32,
+        bits: i32,
+    },
+    /// A sum of integers -> them times 2^-bits: f64.
+    CrossOut { length: u32, bits: i32 },
+    /// C f64[d x w], slices of X, slice of W -> W - X C f64[rows x w].
+    ///
+    /// With `refill`, random columns are added, 2^-44 of the largest entry of C long: where nothing new is left of W, they
+    /// are what the basis goes on with (a direction that was missed, or one of many equal singular values); elsewhere they
+    /// vanish in rounding.
+    Deflate {
+        slice: Slice,
+        widths: Vec<u32>,
+        width: u32,
+        refill: Option<Random>,
+    },
+    /// W f64[rows x w] -> R f64[h x w], then Q f64[rows x h].
+    Leaf { rows: u32, width: u32 },
+    /// Q of a leaf (, its factor from above f64[h x w]) -> f64[rows x w].
+    Rows { rows: u32, width: u32 },
+    /// Slices of all arrays, the first slice of each, then the second of each ... -> one panel T[n x w_p] of them side by
+    /// side.
+    Panel {
+        shape: Shape,
+        panel: u16,
+        widths: Vec<u32>,
+    },
+    /// (T before f64[d0 x d0],) C1 f64[d x w], C2 f64[d x w], R1, R2 f64[w x w] -> T f64[d x d], R f64[w x w]; with `keep`,
+    /// then theta f64[d], the residuals f64[d] and the first `keep` eigenvectors f64[d x keep].
+    ///
+    /// H = C1 + C2 R1 and R = R2 R1, for the two rounds of Gram-Schmidt.
+    Ritz { before: u32, width: u32, keep: u32 },
+    /// Eigenvalues theta f64[d] -> diag(theta) of the first `keep`: T after a restart.
+    Restart { length: u32, keep: u32 },
+    /// Bytes of a larger block -> the same, to be delivered.
+    Tell { bytes: u64 },
+    /// f64[rows x width] -> its first `keep` columns.
+    Columns { rows: u32, width: u32, keep: u32 },
+    /// Slices of arrays -> them side by side f64[rows x d].
+    Join { rows: u32, widths: Vec<u32> },
+    /// Eigenvectors f64[d x keep], slices of X -> X W f64[rows x keep].
+    Rotate {
+        rows: u32,
+        widths: Vec<u32>,
+        keep: u32,
+    },
+}
+
+impl KrylovWork {
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Draw { .. } => "draw",
+            Self::Unfold { .. } => "unfold",
+            Self::Cross { .. } => "cross",
+            Self::CrossOut { .. } => "cross-out",
+            Self::Deflate { .. } => "deflate",
+            Self::Leaf { .. } => "tall-leaf",
+            Self::Rows { .. } => "rows",
+            Self::Panel { .. } => "panel",
+            Self::Ritz { .. } => "ritz",
+            Self::Restart { .. } => "restart",
+            Self::Tell { .. } => "tell",
+            Self::Columns { .. } => "columns",
+            Self::Join { .. } => "join",
+            Self::Rotate { .. } => "rotate",
+        }
+    }
+
+    pub fn block(&self, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
+        match self {
+            Self::Draw {
+                slice,
+                width,
+                random,
+            } => draw(*slice, *width, *random),
+            Self::Unfold {
+                shape,
+                slice,
+                extra,
+            } => {
+                let mut inputs = Inputs::of(inputs);
+                let shifts = inputs.numbers::<i16>(shape.columns as usize)?;
+                let z = tsqr::unfolded(*shape, *slice, *extra, shifts, inputs.rest())?;
+                Bytes::from_numbers(&z)
+            }
+            Self::CrossOut { length, bits } => cross_out(*length, *bits, inputs),
+            Self::Deflate {
+                slice,
+                widths,
+                width,
+                refill,
+            } => deflate(*slice, widths, *width, *refill, inputs),
+            Self::Leaf { rows, width } => {
+                let (rows, width) = (*rows as usize, *width as usize);
+                let w = Inputs::of(inputs).numbers::<f64>(rows * width)?;
+                let (q, r) = dense::qr::<f64>(rows, width, w);
+                tsqr::factors(&q, &r)
+            }
+            Self::Rows { rows, width } => {
+                let (rows, width) = (*rows as usize, *width as usize);
+                let mut inputs = Inputs::of(inputs);
+                let with_tree = inputs.left() > 1;
+                let (q, above) = tsqr::leaf_inputs(&mut inputs, rows, width, with_tree)?;
+                Bytes::from_numbers(&tsqr::explicit_q(rows, width, q, above))
+            }
+            Self::Panel {
+                shape,
+                panel,
+                widths,
+            } => with_precision!(shape.precision, panel_of, *shape, *panel, widths, inputs),
+            Self::Ritz {
+                before,
+                width,
+                keep,
+            } => ritz(*before as usize, *width as usize, *keep as usize, inputs),
+            Self::Restart { length, keep } => {
+                let theta = Inputs::of(inputs).numbers::<f64>(*length as usize)?;
+                let keep = *keep as usize;
+                let mut t = vec![0.0; keep * keep];
+                for (i, &theta) in theta[..keep].iter().enumerate() {
+                    t[i * keep + i] = theta;
+                }
+                Bytes::from_numbers(&t)
+            }
+            Self::Tell { bytes } => {
+                let told = Inputs::of(inputs).bytes()?;
+                exactly(told.as_slice(), *bytes as usize)?;
+                Bytes::copy_from(told.as_slice())
+            }
+            Self::Columns { rows, width, keep } => {
+                let (rows, width) = (*rows as usize, *width as usize);
+                let numbers = Inputs::of(inputs).numbers::<f64>(rows * width)?;
+                let rows = numbers.chunks_exact(width);
+                let kept = rows.flat_map(|row| row[..*keep as usize].iter().copied());
+                Bytes::from_numbers(&kept.collect::<Vec<f64>>())
+            }
+            Self::Join { rows, widths } => join(*rows as usize, widths, inputs),
+            Self::Rotate { rows, widths, keep } => rotate(*rows, widths, *keep, inputs),
+            Self::Cross { .. } => unreachable!("{} folds", self.verb()),
+        }
+    }
+
+    pub fn fold(&self, inputs: &[Bytes], parts: &mut [&mut [i64]]) -> Result<(), WorkError> {
+        match self {
+            Self::Cross {
+                rows,
+                widths,
+                width,
+                bits,
+            } => cross(*rows, widths, *width, *bits, inputs, parts),
+            Self::Draw { .. }
+            | Self::Unfold { .. }
+            | Self::CrossOut { .. }
+            | Self::Deflate { .. }
+            | Self::Leaf { .. }
+            | Self::Rows { .. }
+            | Self::Panel { .. }
+            | Self::Ritz { .. }
+            | Self::Restart { .. }
+            | Self::Tell { .. }
+            | Self::Columns { .. }
+            | Self::Join { .. }
+            | Self::Rotate { .. } => unreachable!("{} yields a block", self.verb()),
+        }
+    }
+}
+
+fn random_rows(slice: Slice, width: u32, random: Random) -> Vec<f64> {
+    let sketch = Sketch {
+        seed: random.seed,
+        stream: random.stream,
+        columns: (random.first + width) as usize,
+    };
+    let exponent = -((random.columns as f64).sqrt().log2().ceil() as i32);
+    let mut rows = vec![0.0; slice.rows as usize * width as usize];
+    sketch.fill(
+        slice.first..slice.first + u64::from(slice.rows),
+        random.first as usize,
+        width as usize,
+        power_of_two(exponent),
+        &mut rows,
+    );
+    rows
+}
+
+fn draw(slice: Slice, width: u32, random: Random) -> Result<Bytes, WorkError> {
+    Bytes::from_numbers(&random_rows(slice, width, random))
+}
+
+/// Slices of arrays of these widths.
+fn pieces<'a>(
+    inputs: &mut Inputs<'a>,
+    rows: usize,
+    widths: &[u32],
+) -> Result<Vec<Tall<'a>>, WorkError> {
+    widths
+        .iter()
+        .map(|&width| {
+            let width = width as usize;
+            let numbers = inputs.numbers::<f64>(rows * width)?;
+            Ok(Tall { numbers, width })
+        })
+        .collect()
+}
+
+fn cross(
+    rows: u32,
+    widths: &[u32],
+    width: u32,
+    bits: i32,
+    inputs: &[Bytes],
+    parts: &mut [&mut [i64]],
+) -> Result<(), WorkError> {
+    let (rows, width) = (rows as usize, width as usize);
+    let mut inputs = Inputs::of(inputs);
+    let x = pieces(&mut inputs, rows, widths)?;
+    let numbers = inputs.numbers::<f64>(rows * width)?;
+    let c = tall::cross(rows, &x, Tall { numbers, width });
+    add_fixed(&c, bits, parts)
+}
+
+/// Adds numbers times 2^bits to the only part. The sum must stay below 2^62.
+pub(super) fn add_fixed(
+    numbers: &[f64],
+    bits: i32,
+    parts: &mut [&mut [i64]],
+) -> Result<(), WorkError> {
+    let [sum] = parts else {
+        return Err(WorkError::BadInput("such a task adds to one part".to_owned()));
+    };
+    exactly(sum, numbers.len())?;
+    let scale = power_of_two(bits);
+    let bound = power_of_two(61);
+    if let Some(bad) = numbers.iter().find(|x| x.is_nan() || (*x * scale).abs() > bound) {
+        return Err(WorkError::Numbers(format!(
+            "a product of {bad:e} where at most {:e} is possible",
+            bound / scale
+        )));
+    }
+    for (sum, &x) in sum.iter_mut().zip(numbers) {
+        *sum += (x * scale).round_ties_even() as i64;
+    }
+    Ok(())
+}
+
+fn cross_out(length: u32, bits: i32, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
+    let sum = Inputs::of(inputs).numbers::<i64>(length as usize)?;
+    let scale = power_of_two(-bits);
+    let out: Vec<f64> = sum.iter().map(|&x| x as f64 * scale).collect();
+    Bytes::from_numbers(&out)
+}
+
+/// See [`KrylovWork::Deflate`].
+const REFILL_EXPONENT: i32 = -44;
+
+fn deflate(
+    slice: Slice,
+    widths: &[u32],
+    width: u32,
+    refill: Option<Random>,
+    inputs: &[Bytes],
+) -> Result<Bytes, WorkError> {
+    let (rows, columns) = (slice.rows as usize, width as usize);
+    let d: usize = widths.iter().map(|&w| w as usize).sum();
+    let mut inputs = Inputs::of(inputs);
+    let c = inputs.numbers::<f64>(d * columns)?;
+    let x = pieces(&mut inputs, rows, widths)?;
+    let w = inputs.numbers::<f64>(rows * columns)?;
+    let mut out = BytesMut::zeroed_for::<f64>(rows * columns)?;
+    let left = out.numbers_mut::<f64>();
+    left.copy_from_slice(w);
+    tall::deflate(rows, &x, c, columns, left);
+    if let Some(random) = refill {
+        let largest = c.iter().fold(0.0f64, |largest, c| largest.max(c.abs()));
+        let factor = largest * power_of_two(REFILL_EXPONENT);
+        for (to, from) in left.iter_mut().zip(random_rows(slice, width, random)) {
+            *to += from * factor;
+        }
+    }
+    Ok(out.freeze())
+}
+
+fn panel_of<T: Real>(
+    shape: Shape,
+    panel: u16,
+    widths: &[u32],
+    inputs: &[Bytes],
+) -> Result<Bytes, WorkError> {
+    let panels = Panels::of(shape);
+    let (n, w) = (shape.columns as usize, panels.widths[panel as usize]);
+    let wanted = panels.columns(panel as usize, shape.width as usize);
+    let mut out = BytesMut::zeroed_for::<T>(n * w)?;
+    let to = out.numbers_mut::<T>();
+    let mut first_row = 0;
+    for arrays in inputs.chunks(widths.len()) {
+        exactly(arrays, widths.len())?;
+        let mut first = 0;
+        let mut rows = 0;
+        for (array, &width) in arrays.iter().zip(widths) {
+            let width = width as usize;
+            let from: &[f64] = array.numbers()?;
+            rows = from.len() / width;
+            let columns = wanted.start.max(first)..wanted.end.min(first + width);
+            if !columns.is_empty() {
+                let to = to
+                    .get_mut(first_row * w..(first_row + rows) * w)
+                    .ok_or_else(|| {
+                        WorkError::BadInput("slices are longer than the panel".to_owned())
+                    })?;
+                let at = columns.start - wanted.start;
+                for (to, from) in to.chunks_exact_mut(w).zip(from.chunks_exact(width)) {
+                    let from = &from[columns.start - first..columns.end - first];
+                    for (to, &from) in to[at..].iter_mut().zip(from) {
+                        *to = T::from_f64(from);
+                    }
+                }
+            }
+            first += width;
+        }
+        first_row += rows;
+    }
+    if first_row != n {
+        return Err(WorkError::BadInput(
+            "slices are shorter than the panel".to_owned(),
+        ));
+    }
+    Ok(out.freeze())
+}
+
+fn ritz(before: usize, width: usize, keep: usize, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
+    let d = before + width;
+    let mut inputs = Inputs::of(inputs);
+    let old: &[f64] = if before > 0 {
+        inputs.numbers(before * before)?
+    } else {
+        &[]
+    };
+    let first = inputs.numbers::<f64>(d * width)?;
+    let second = inputs.numbers::<f64>(d * width)?;
+    let r1 = inputs.numbers::<f64>(width * width)?;
+    let r2 = inputs.numbers::<f64>(width * width)?;
+    let mut h = dense::multiply::<f64, f64>(d, width, width, second, r1);
+    for (h, first) in h.iter_mut().zip(first) {
+        *h += first;
+    }
+    let r = dense::multiply::<f64, f64>(width, width, width, r2, r1);
+    let mut t = vec![0.0; d * d];
+    for (to, from) in t.chunks_exact_mut(d).zip(old.chunks_exact(before.max(1))) {
+        to[..before].copy_from_slice(from);
+    }
+    for i in 0..before {
+        for j in 0..width {
+            let x = h[i * width + j];
+            t[i * d + before + j] = x;
+            t[(before + j) * d + i] = x;
+        }
+    }
+    // What rounding left of symmetry.
+    for i in 0..width {
+        for j in 0..width {
+            let mean = (h[(before + i) * width + j] + h[(before + j) * width + i]) / 2.0;
+            t[(before + i) * d + before + j] = mean;
+        }
+    }
+    let mut out = t;
+    let residuals_of = |eigen: &tall::Eigen| {
+        // R times the last rows of the eigenvectors.
+        let last = &eigen.vectors[before * d..];
+        let product = dense::multiply::<f64, f64>(width, width, d, &r, last);
+        (0..d)
+            .map(|i| {
+                let squares: f64 = product.iter().skip(i).step_by(d).map(|x| x * x).sum();
+                squares.sqrt()
+            })
+            .collect::<Vec<f64>>()
+    };
+    let solved = if keep > 0 {
+        Some(tall::eigen(d, &out)?)
+    } else {
+        None
+    };
+    let residuals = solved.as_ref().map(residuals_of);
+    out.extend_from_slice(&r);
+    if let (Some(eigen), Some(residuals)) = (solved, residuals) {
+        out.extend_from_slice(&eigen.values);
+        out.extend_from_slice(&residuals);
+        for row in eigen.vectors.chunks_exact(d) {
+            out.extend_from_slice(&row[..keep]);
+        }
+    }
+    Bytes::from_numbers(&out)
+}
+
+fn rotate(rows: u32, widths: &[u32], keep: u32, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
+    let (rows, keep) = (rows as usize, keep as usize);
+    let d: usize = widths.iter().map(|&w| w as usize).sum();
+    let mut inputs = Inputs::of(inputs);
+    let w = inputs.numbers::<f64>(d * keep)?;
+    let x = pieces(&mut inputs, rows, widths)?;
+    Bytes::from_numbers(&tall::combine(rows, &x, w, keep))
+}
+
+fn join(rows: usize, widths: &[u32], inputs: &[Bytes]) -> Result<Bytes, WorkError> {
+    let x = pieces(&mut Inputs::of(inputs), rows, widths)?;
+    let mut out = Vec::with_capacity(x.iter().map(|x| x.numbers.len()).sum());
+    for row in 0..rows {
+        for x in &x {
+            out.extend_from_slice(&x.numbers[row * x.width..][..x.width]);
+        }
+    }
+    Bytes::from_numbers(&out)
+}
+
+/// What [`KrylovWork::Ritz`] yields, in numbers: where its parts begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RitzLayout {
+    pub d: usize,
+    pub width: usize,
+    pub keep: usize,
+}
+
+impl RitzLayout {
+    fn bytes(from: usize, count: usize) -> (u64, u64) {
+        let number = size_of::<f64>();
+        ((from * number) as u64, ((from + count) * number) as u64)
+    }
+
+    /// T
+    pub fn t(self) -> (u64, u64) {
+        Self::bytes(0, self.d * self.d)
+    }
+
+    fn solved(self) -> usize {
+        self.d * self.d + self.width * self.width
+    }
+
+    pub fn theta(self) -> (u64, u64) {
+        Self::bytes(self.solved(), self.d)
+    }
+
+    /// theta, then the residuals
+    pub fn told(self) -> (u64, u64) {
+        Self::bytes(self.solved(), 2 * self.d)
+    }
+
+    pub fn vectors(self) -> (u64, u64) {
+        Self::bytes(self.solved() + 2 * self.d, self.d * self.keep)
+    }
+
+    pub fn total(self) -> u64 {
+        let numbers = if self.keep > 0 {
+            self.solved() + 2 * self.d + self.d * self.keep
+        } else {
+            self.solved()
+        };
+        (numbers * size_of::<f64>()) as u64
+    }
+}
+

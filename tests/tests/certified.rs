@@ -1,0 +1,364 @@
+//! Working until a tolerance: what is promised must hold, measured by products of this file's own.
+
+use coordinator::{
+    engine::Hands,
+    failure::ExitCode,
+    job::resolved::{Accuracy, FactorSpec, Method, Precision, Tolerance, ToleranceKind, Wanted},
+    library::{Svd, svd},
+    output::certificate::Status,
+};
+use ndarray::Array2;
+use sprs::CsMat;
+use tests::{dense_sigma, orthogonality, random_sparse, residuals, stored, with_spectrum};
+
+fn until(rank: u32, tolerance: f64, precision: Precision) -> FactorSpec {
+    FactorSpec {
+        wanted: Wanted::Rank(rank),
+        oversample: 10,
+        accuracy: Accuracy::Tolerance(Tolerance {
+            value: tolerance,
+            kind: ToleranceKind::Residual,
+            max_reads: 60,
+        }),
+        method: Method::Auto,
+        block: None,
+        basis: None,
+        precision,
+        seed: 0,
+    }
+}
+
+fn hands() -> Hands {
+    Hands::one(2, 1 << 30)
+}
+
+fn factored(matrix: &CsMat<f64>, factor: &FactorSpec) -> Svd {
+    svd(matrix.view(), factor, &hands()).unwrap()
+}
+
+/// The certificate against independent products: within 5 %, and never below by more than rounding.
+fn certificate_holds(matrix: &CsMat<f64>, factors: &Svd, precision: Precision) {
+    let found = residuals(matrix, &factors.u, &factors.s, &factors.vt);
+    let unit = match precision {
+        Precision::F32 => 2f64.powi(-24),
+        Precision::F64 => 2f64.powi(-52),
+    };
+    let certificate = &factors.certificate;
+    assert_eq!(certificate.residual.len(), found.len());
+    for (i, (&told, &found)) in certificate.residual.iter().zip(&found).enumerate() {
+        // Rounding of what is written, and of this file's own products.
+        let rounding = 8.0 * unit + 200.0 * 2f64.powi(-52) * factors.s[0] / factors.s[i];
+        assert!(
+            told >= found * (1.0 - 1e-6) - rounding && told <= 1.05 * found + rounding,
+            "triplet {i}: told {told:e}, found {found:e}"
+        );
+    }
+    let orthogonal = match precision {
+        Precision::F32 => 1e-6,
+        Precision::F64 => 1e-13,
+    };
+    let (u, v) = (
+        orthogonality(&factors.u),
+        orthogonality(&factors.vt.t().to_owned()),
+    );
+    assert!(u < orthogonal, "U {u:e}");
+    assert!(v < orthogonal, "V {v:e}");
+    let told = certificate.orthogonality_u.max(certificate.orthogonality_v);
+    assert!((told - u.max(v)).abs() < 10.0 * unit, "told {told:e}");
+}
+
+#[test]
+fn every_tolerance_is_reached_and_nothing_is_missed() {
+    let ratings = random_sparse(3000, 700, 0.03, 5, |r| (1 + r.below(10)) as f64 / 2.0);
+    let wide = random_sparse(500, 2500, 0.05, 6, |r| r.normal());
+    for matrix in [&ratings, &wide] {
+        let exact = dense_sigma(&matrix.to_dense());
+        for (tolerance, precision) in [
+            (1e-1, Precision::F32),
+            (1e-2, Precision::F32),
+            (1e-4, Precision::F32),
+            (1e-2, Precision::F64),
+            (1e-8, Precision::F64),
+        ] {
+            let mut factor = until(20, tolerance, precision);
+            factor.method = Method::Krylov;
+            let factors = factored(matrix, &factor);
+            let found = residuals(matrix, &factors.u, &factors.s, &factors.vt);
+            let worst = found.iter().copied().fold(0.0, f64::max);
+            assert!(worst <= tolerance * (1.0 + 1e-6), "{worst:e} for {tolerance:e}");
+            assert_eq!(factors.certificate.status, Status::Converged);
+            assert_eq!(factors.certificate.guard_passed, Some(true));
+            certificate_holds(matrix, &factors, precision);
+            let rounding = match precision {
+                Precision::F32 => 1e-6,
+                Precision::F64 => 1e-13,
+            };
+            for (i, (s, exact)) in factors.s.iter().zip(&exact).enumerate() {
+                // Interlacing: never above. Below by what the residual allows, in a spectrum without gaps.
+                assert!(*s <= exact * (1.0 + rounding), "sigma {i}: {s} above {exact}");
+                assert!(*s >= exact * (1.0 - tolerance - rounding), "sigma {i}: {s}, {exact}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sigma_alone_needs_fewer_reads() {
+    let matrix = random_sparse(3000, 700, 0.03, 5, |r| (1 + r.below(10)) as f64 / 2.0);
+    let exact = dense_sigma(&matrix.to_dense());
+    let mut factor = until(20, 1e-4, Precision::F64);
+    factor.method = Method::Krylov;
+    let by_residual = factored(&matrix, &factor);
+    factor.accuracy = Accuracy::Tolerance(Tolerance {
+        value: 1e-4,
+        kind: ToleranceKind::Sigma,
+        max_reads: 60,
+    });
+    let by_sigma = factored(&matrix, &factor);
+    assert!(by_sigma.certificate.reads < by_residual.certificate.reads);
+    for (s, exact) in by_sigma.s.iter().zip(&exact) {
+        assert!((s - exact).abs() <= 1e-4 * exact, "{s} for {exact}");
+    }
+}
+
+/// The nine spectra of Li, Kluger, Tygert, "Algorithm 971" and "testing of distributed PCA": k values, descending.
+fn case(number: usize, k: usize) -> Vec<f64> {
+    let base = |i: usize| match number % 3 {
+        1 => (1e-20f64.ln() * (k - 1 - i) as f64 / (k - 1) as f64).exp(),
+        2 => ((i + 1) as f64).sqrt(),
+        _ => ((i % 3) as f64).sqrt(),
+    };
+    let scale = match number {
+        1..=3 => 1.0,
+        4..=6 => 1e20,
+        _ => 1e-20,
+    };
+    let mut sigma: Vec<f64> = (0..k).map(|i| base(i) * scale).collect();
+    sigma.sort_by(|a, b| b.total_cmp(a));
+    sigma
+}
+
+/// ||A - U S V^T||_2 by power steps.
+fn spectral_error(a: &Array2<f64>, factors: &Svd) -> f64 {
+    let times = |x: &ndarray::Array1<f64>| a.dot(x) - factors.u.dot(&(&factors.s * &factors.vt.dot(x)));
+    let back = |y: &ndarray::Array1<f64>| {
+        a.t().dot(y) - factors.vt.t().dot(&(&factors.s * &factors.u.t().dot(y)))
+    };
+    let norm = |x: &ndarray::Array1<f64>| x.dot(x).sqrt();
+    let mut random = tests::Random(3);
+    let mut x = ndarray::Array1::from_shape_fn(a.ncols(), |_| random.normal());
+    let mut found = 0.0;
+    for _ in 0..20 {
+        let length = norm(&x);
+        if length == 0.0 {
+            return 0.0;
+        }
+        x /= length;
+        let y = times(&x);
+        found = norm(&y);
+        if found == 0.0 {
+            return 0.0;
+        }
+        x = back(&(y / found));
+    }
+    found
+}
+
+/// Three errors, all to be below 1e-13: of the product, relative to its norm, of U, and of V.
+fn exactly(rows: usize, columns: usize, k: usize, number: usize, factor: &FactorSpec) {
+    let sigma = case(number, k);
+    let dense = with_spectrum(rows, columns, &sigma);
+    let factors = factored(&stored(&dense), factor);
+    let error = spectral_error(&dense, &factors) / sigma[0];
+    let u = orthogonality(&factors.u);
+    let v = orthogonality(&factors.vt.t().to_owned());
+    let what = format!("{rows} x {columns}, {k} values, case {number}");
+    assert!(error <= 1e-13, "{what}: error {error:e}, rank {}", factors.s.len());
+    assert!(u <= 1e-13, "{what}: U {u:e}");
+    assert!(v <= 1e-13, "{what}: V {v:e}");
+}
+
+#[test]
+fn the_nine_spectra_of_low_rank_are_exact() {
+    for (rows, columns, k) in [(100, 50, 10), (200, 100, 20), (400, 300, 25), (500, 200, 30), (1000, 500, 50)] {
+        for number in 1..=9 {
+            let mut factor = until(k as u32, 1e-10, Precision::F64);
+            exactly(rows, columns, k, number, &factor);
+            if columns >= 300 {
+                factor.method = Method::Krylov;
+                exactly(rows, columns, k, number, &factor);
+                // A block narrower than the rank.
+                factor.block = Some(8);
+                exactly(rows, columns, k, number, &factor);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_nine_spectra_of_full_rank_are_exact() {
+    for (rows, columns) in [(400, 50), (1500, 60)] {
+        for number in 1..=9 {
+            let factor = until(columns as u32, 1e-10, Precision::F64);
+            exactly(rows, columns, columns, number, &factor);
+        }
+    }
+}
+
+/// The matrices of fbpca's own tests: U diag(1, .1, .01) V^T of 20 x 10, 10 x 20 and 20 x 20.
+#[test]
+fn the_small_matrices_of_fbpca() {
+    for (rows, columns) in [(20, 10), (10, 20), (20, 20)] {
+        for k in [3, 9] {
+            for (precision, bound) in [(Precision::F64, 1e-11), (Precision::F32, 1e-3)] {
+                let dense = with_spectrum(rows, columns, &[1.0, 0.1, 0.01]);
+                let factors = factored(&stored(&dense), &until(k, 1e-2, precision));
+                assert!(spectral_error(&dense, &factors) < bound);
+                assert_eq!(factors.s.len(), 3);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_others_have_failed_at() {
+    // Rank 10, asked for 20.
+    let sigma: Vec<f64> = (0..10).map(|i| 10.0 - f64::from(i)).collect();
+    let matrix = stored(&with_spectrum(1000, 1000, &sigma));
+    for precision in [Precision::F32, Precision::F64] {
+        for method in [Method::Auto, Method::Krylov] {
+            let mut factor = until(20, 1e-2, precision);
+            factor.method = method;
+            let factors = factored(&matrix, &factor);
+            assert_eq!(factors.s.len(), 10, "{precision:?}");
+            assert!(factors.certificate.rank_deficient);
+            certificate_holds(&matrix, &factors, precision);
+        }
+    }
+    // The identity: every value repeated, and nothing new after the first read.
+    let identity: CsMat<f64> = CsMat::eye(600);
+    for block in [None, Some(8)] {
+        let mut factor = until(20, 1e-8, Precision::F64);
+        factor.method = Method::Krylov;
+        factor.block = block;
+        let factors = factored(&identity, &factor);
+        assert_eq!(factors.s.len(), 20);
+        assert!(factors.s.iter().all(|s| (s - 1.0).abs() < 1e-13));
+        certificate_holds(&identity, &factors, Precision::F64);
+    }
+    // Clusters.
+    let sigma: Vec<f64> = (0..40).map(|i| f64::from(5 - i / 8)).collect();
+    let matrix = stored(&with_spectrum(900, 400, &sigma));
+    for precision in [Precision::F32, Precision::F64] {
+        let mut factor = until(24, 1e-3, precision);
+        factor.method = Method::Krylov;
+        let factors = factored(&matrix, &factor);
+        for (i, s) in factors.s.iter().enumerate() {
+            let exact = f64::from(5 - i as i32 / 8);
+            assert!((s - exact).abs() < 1e-5, "sigma {i}: {s}");
+        }
+        certificate_holds(&matrix, &factors, precision);
+    }
+    // Flat: no gaps at all.
+    let matrix = random_sparse(4000, 300, 0.2, 8, |r| r.normal());
+    let exact = dense_sigma(&matrix.to_dense());
+    let mut factor = until(10, 1e-6, Precision::F64);
+    factor.method = Method::Krylov;
+    let factors = factored(&matrix, &factor);
+    for (s, exact) in factors.s.iter().zip(&exact) {
+        assert!((s - exact).abs() < 1e-9 * exact);
+    }
+}
+
+#[test]
+fn scales_and_precisions_far_from_one() {
+    // Values over seven orders of magnitude: f32 products cannot see the small ones, f64 reads follow by themselves.
+    let sigma: Vec<f64> = (0..60).map(|i| 0.76f64.powi(i)).collect();
+    for scale in [1.0, 1e20, 1e-20] {
+        let matrix = stored(&(&with_spectrum(800, 400, &sigma) * scale));
+        let mut factor = until(50, 1e-3, Precision::F32);
+        factor.method = Method::Krylov;
+        let factors = factored(&matrix, &factor);
+        assert_eq!(factors.s.len(), 50);
+        for (s, exact) in factors.s.iter().zip(&sigma) {
+            assert!((s / scale - exact).abs() < 1e-5 * exact, "{s} for {exact}");
+        }
+        let found = residuals(&matrix, &factors.u, &factors.s, &factors.vt);
+        // Factors in f32 are rounded: u_i and v_i to 6e-8 each, A v_i to that times s_1 / s_i.
+        for (i, found) in found.iter().enumerate() {
+            assert!(*found < 1e-3 + 2e-7 * sigma[0] / sigma[i], "residual {i}: {found:e}");
+        }
+    }
+}
+
+#[test]
+fn too_few_reads_are_said_to_be() {
+    let matrix = random_sparse(3000, 700, 0.03, 5, |r| (1 + r.below(10)) as f64 / 2.0);
+    let mut factor = until(20, 1e-6, Precision::F64);
+    factor.method = Method::Krylov;
+    factor.accuracy = Accuracy::Tolerance(Tolerance {
+        value: 1e-6,
+        kind: ToleranceKind::Residual,
+        max_reads: 7,
+    });
+    let factors = factored(&matrix, &factor);
+    assert_eq!(factors.certificate.status, Status::Unconverged);
+    assert!(factors.certificate.reads <= 7, "{} reads", factors.certificate.reads);
+    certificate_holds(&matrix, &factors, Precision::F64);
+}
+
+#[test]
+fn energy_in_place_of_a_rank() {
+    let sigma: Vec<f64> = (0..120).map(|i| 0.95f64.powi(i)).collect();
+    let matrix = stored(&with_spectrum(900, 500, &sigma));
+    let total: f64 = sigma.iter().map(|s| s * s).sum();
+    let mut sum = 0.0;
+    let least = sigma
+        .iter()
+        .position(|s| {
+            sum += s * s;
+            sum >= 0.8 * total
+        })
+        .unwrap()
+        + 1;
+    let factor = FactorSpec {
+        wanted: Wanted::Energy(0.8),
+        ..until(1, 1e-2, Precision::F64)
+    };
+    let factors = factored(&matrix, &factor);
+    // Values found are a little low, so one more may be taken.
+    assert!((least..=least + 1).contains(&factors.s.len()), "{}", factors.s.len());
+    assert!(factors.certificate.explained_together >= 0.8 - 1e-4);
+    let flat: CsMat<f64> = CsMat::eye(2000);
+    let failure = svd(flat.view(), &FactorSpec { wanted: Wanted::Energy(0.9), ..factor }, &hands());
+    assert_eq!(failure.unwrap_err().code, ExitCode::Job);
+}
+
+/// The same bits whatever the hands, also where the basis is restarted and f32 goes over to f64.
+#[test]
+fn the_hands_do_not_change_a_bit() {
+    let matrix = random_sparse(9000, 900, 0.02, 11, |r| (1 + r.below(10)) as f64 / 2.0);
+    let steep: Vec<f64> = (0..60).map(|i| 0.7f64.powi(i)).collect();
+    let steep = stored(&with_spectrum(600, 300, &steep));
+    for (matrix, tolerance, precision) in [
+        (&matrix, 1e-3, Precision::F32),
+        (&matrix, 1e-5, Precision::F64),
+        (&steep, 1e-3, Precision::F32),
+    ] {
+        let mut factor = until(30, tolerance, precision);
+        factor.method = Method::Krylov;
+        factor.block = Some(16);
+        factor.basis = Some(96);
+        let first = svd(matrix.view(), &factor, &Hands::one(1, 1 << 30)).unwrap();
+        let mut others = vec![Hands::one(2, 1 << 30), Hands::one(2, 48 << 20)];
+        for agents in [2, 3, 5] {
+            others.push(Hands {
+                agents: vec![(1 + agents % 2, 1 << 30); agents],
+            });
+        }
+        for hands in others {
+            let again = svd(matrix.view(), &factor, &hands).unwrap();
+            assert_eq!(first.hash, again.hash, "{hands:?} {precision:?}");
+        }
+    }
+}
