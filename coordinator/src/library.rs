@@ -10,7 +10,7 @@ use crate::{
     engine::{self, EngineError, Hands, Place, Workers},
     factors::{Quality, Sink},
     failure::Failure,
-    job::resolved::FactorSpec,
+    job::resolved::{FactorSpec, Wanted},
     memory::blocks_of,
     plan::{self, Plan},
 };
@@ -37,10 +37,19 @@ const ENTRY_MAX: f64 = 1e120;
 /// Checks that the matrix has the rank asked for, and entries whose squares f64 can hold.
 pub fn check(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
     let side = facts.rows.min(facts.columns);
-    if factor.rank == 0 || u64::from(factor.rank) > side {
+    let rank = match factor.wanted {
+        Wanted::Rank(rank) => rank,
+        Wanted::Energy(share) => {
+            return Err(Failure::job(format!(
+                "energy = {share} is not possible yet: this version finds a number of triplets that is known beforehand"
+            ))
+            .help("ask for a rank instead; the report tells which share its triplets explain"));
+        }
+    };
+    if rank == 0 || u64::from(rank) > side {
         return Err(Failure::job(format!(
-            "rank = {} is not possible: the matrix is {} x {}, so there are at most {side} singular values",
-            factor.rank, facts.rows, facts.columns
+            "rank = {rank} is not possible: the matrix is {} x {}, so there are at most {side} singular values",
+            facts.rows, facts.columns
         ))
         .help(format!("ask for a rank between 1 and {side}")));
     }

@@ -326,7 +326,7 @@ fn hands(job: &Job, facts: &MatrixFacts, plan: &Plan) -> Result<Hands, Failure> 
         return Err(Failure::resources(format!(
             "memory = {} is too little for rank {} of this {} x {} matrix: it needs {}",
             size::show(memory),
-            job.factor.rank,
+            plan.rank,
             facts.rows,
             facts.columns,
             size::show(least)
@@ -384,7 +384,7 @@ fn summary(
         nnz: facts.nnz,
         transposed: ingested.transposed,
         rank: Rank {
-            requested: job.factor.rank,
+            requested: plan.rank,
             got: quality.sigma.len() as u32,
         },
         explained: quality.sigma.iter().map(|s| s * s / total).collect(),

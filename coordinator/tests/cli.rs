@@ -303,6 +303,140 @@ fn jobs_that_will_not_do() {
     assert!(!place.path("factors").exists(), "check makes nothing");
 }
 
+/// What `svdjob check` says with these flags on the line that begins with `word`.
+fn checked(place: &Place, flags: &[&str], word: &str) -> String {
+    let output = place.run(&[&["check", "factor.toml"], flags].concat());
+    succeeded(&output);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = told.lines().find_map(|line| line.strip_prefix(word));
+    line.unwrap_or_else(|| panic!("no {word}: {told}"))
+        .trim()
+        .to_owned()
+}
+
+#[test]
+fn check_says_in_words_what_will_be_done() {
+    let place = Place::usual();
+    for (flags, word, said) in [
+        (
+            &[][..],
+            "Accuracy",
+            "until every residual is below 1e-2, at most 60 reads",
+        ),
+        (
+            &["--tolerance", "0.0025", "--max-reads", "1000"],
+            "Accuracy",
+            "until every residual is below 2.5e-3, at most 1,000 reads",
+        ),
+        (
+            &["--tolerance-kind", "sigma"],
+            "Accuracy",
+            "until the relative error of every sigma is below 1e-2, at most 60 reads",
+        ),
+        (
+            &["--power-iterations", "7"],
+            "Accuracy",
+            "whatever 7 power iterations give",
+        ),
+        (
+            &["--power-iterations", "7"],
+            "Method",
+            "a sketch and power iterations",
+        ),
+        (&[], "Method", "the one that suits the matrix"),
+        (
+            &["--method", "krylov", "--block", "8", "--basis", "16"],
+            "Method",
+            "block Krylov, blocks of 8 columns, at most 16 columns of the basis kept",
+        ),
+        (
+            &[],
+            "Factors",
+            "4 triplets, 4 more in the sketch, f32, seed 0",
+        ),
+        (
+            &["--energy", "0.55"],
+            "Factors",
+            "as many triplets as explain 55 % of the sum of squares, 4 more in the sketch, f32, seed 0",
+        ),
+    ] {
+        assert_eq!(checked(&place, flags, word), said, "{flags:?}");
+    }
+    place.put(
+        "factor.toml",
+        &JOB.replace("oversample = 4", "power_iterations = 4"),
+    );
+    assert_eq!(
+        checked(&place, &["--tolerance", "1e-3"], "Accuracy"),
+        "until every residual is below 1e-3, at most 60 reads"
+    );
+    place.put(
+        "factor.toml",
+        &JOB.replace("rank = 4", "energy = 0.9\ntolerance = 1e-3"),
+    );
+    assert_eq!(
+        checked(&place, &["--power-iterations", "2"], "Accuracy"),
+        "whatever 2 power iterations give"
+    );
+    assert!(checked(&place, &["--rank", "3"], "Factors").starts_with("3 triplets,"));
+}
+
+#[test]
+fn flags_that_will_not_do() {
+    let place = Place::usual();
+    for (flags, words) in [
+        (
+            &["--tolerance", "1"][..],
+            "expected a number more than 0 and less than 1",
+        ),
+        (&["--tolerance", "nan"], "such as 1e-2"),
+        (
+            &["--energy", "1.5"],
+            "expected a number more than 0 and at most 1",
+        ),
+        (
+            &["--tolerance-kind", "sigmas"],
+            "possible values: residual, sigma",
+        ),
+        (
+            &["--method", "lanczos"],
+            "possible values: auto, krylov, exact, gram",
+        ),
+        (&["--max-reads", "3"], "expected a whole number, 4 or more"),
+        (&["--block", "0"], "expected a whole number, 1 or more"),
+        (&["--basis", "1"], "expected a whole number, 2 or more"),
+        (&["--rank", "0"], "expected a whole number, 1 or more"),
+        (
+            &["--block", "8", "--basis", "15"],
+            "--basis 15 is too small for --block 8",
+        ),
+        (
+            &["--rank", "3", "--energy", "0.5"],
+            "'--rank <K>' cannot be used with '--energy <SHARE>'",
+        ),
+    ] {
+        place.fails(&[RUN, flags].concat(), 2, &[words]);
+    }
+    for other in [
+        ["--tolerance", "1e-2"],
+        ["--tolerance-kind", "sigma"],
+        ["--max-reads", "9"],
+        ["--method", "krylov"],
+    ] {
+        let flags = [RUN, &["--power-iterations", "4"], &other].concat();
+        place.fails(
+            &flags,
+            2,
+            &["--power-iterations <Q>", other[0], "cannot be used with"],
+        );
+    }
+    place.fails(
+        &[RUN, &["--energy", "0.5"]].concat(),
+        2,
+        &["energy = 0.5 is not possible yet", "ask for a rank"],
+    );
+}
+
 #[test]
 fn resources_that_will_not_do() {
     let place = Place::usual();

@@ -47,7 +47,7 @@ impl Bench {
         }
         let job = format!(
             "[matrix]\npath = {:?}\nrows = \"userId\"\ncolumns = \"movieId\"\nvalues = \"rating\"\n\
-             [factor]\nrank = 100\n[output]\ndirectory = {:?}\n[resources]\ncache = {:?}\n",
+             [factor]\nrank = 100\npower_iterations = 4\n[output]\ndirectory = {:?}\n[resources]\ncache = {:?}\n",
             bench.csv(),
             bench.folder.join("factors"),
             bench.folder.join("cache"),

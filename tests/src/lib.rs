@@ -9,8 +9,23 @@ pub mod toy;
 
 use std::path::PathBuf;
 
+use coordinator::job::resolved::{Accuracy, FactorSpec, Method, Precision, Wanted};
 use ndarray::{Array1, Array2, Axis};
 use sprs::{CsMat, TriMat};
+
+/// `rank` triplets after `iterations` power iterations, 10 more columns in the sketch, seed 0.
+pub fn iterated(rank: u32, iterations: u32, precision: Precision) -> FactorSpec {
+    FactorSpec {
+        wanted: Wanted::Rank(rank),
+        oversample: 10,
+        accuracy: Accuracy::PowerIterations(iterations),
+        method: Method::Auto,
+        block: None,
+        basis: None,
+        precision,
+        seed: 0,
+    }
+}
 
 /// A small deterministic generator (SplitMix64), so that tests do not depend on any crate's streams.
 #[derive(Clone, Debug)]

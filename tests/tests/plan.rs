@@ -8,7 +8,7 @@ use coordinator::{
     plan::Plan,
 };
 use shared::farm::{ids::ContentHash, sequential};
-use tests::{random_sparse, stored, with_spectrum};
+use tests::{iterated, random_sparse, stored, with_spectrum};
 
 #[derive(Default)]
 struct Rows {
@@ -66,13 +66,7 @@ fn a_plan_run_in_order_gives_the_spectrum_and_every_row_once() {
             random_sparse(rows, columns, 0.002, 3, |r| (1 + r.below(5)) as f64)
         };
         for precision in [Precision::F32, Precision::F64] {
-            let factor = FactorSpec {
-                rank: 12,
-                oversample: 10,
-                power_iterations: 3,
-                precision,
-                seed: 0,
-            };
+            let factor = iterated(12, 3, precision);
             let (quality, rows_seen) = run(&matrix, &factor);
             assert_eq!(rows_seen.rank, 12);
             let (orthonormal, number) = match precision {
@@ -107,13 +101,8 @@ fn a_plan_run_in_order_gives_the_spectrum_and_every_row_once() {
 fn only_matrix_and_job_decide_the_plan() {
     let matrix = random_sparse(500, 80, 0.1, 1, |r| r.normal());
     let (facts, _) = blocks_of(matrix.view()).unwrap();
-    let mut factor = FactorSpec {
-        rank: 7,
-        oversample: 5,
-        power_iterations: 2,
-        precision: Precision::F32,
-        seed: 3,
-    };
+    let mut factor = iterated(7, 2, Precision::F32);
+    factor.seed = 3;
     let plan = Plan::new(&facts, &factor).unwrap();
     assert_eq!(plan.hash, Plan::new(&facts, &factor).unwrap().hash);
     factor.seed = 4;

@@ -8,7 +8,10 @@ use shared::net::discovery::HostPort;
 use super::{End, Global, out, say};
 use crate::job::overrides::Overrides;
 use crate::job::resolve;
-use crate::job::resolved::{Duplicates, Farm, Field, Job, Otherwise, Precision};
+use crate::job::resolved::{
+    Accuracy, Duplicates, FactorSpec, Farm, Field, Job, Method, Otherwise, Precision,
+    ToleranceKind, Wanted,
+};
 use crate::job::span;
 use crate::report::numbers::{count, table};
 use shared::size;
@@ -90,6 +93,70 @@ fn farm(farm: &Farm) -> String {
     )
 }
 
+fn triplets(factor: &FactorSpec) -> String {
+    let wanted = match factor.wanted {
+        Wanted::Rank(1) => "1 triplet".into(),
+        Wanted::Rank(rank) => format!("{} triplets", count(rank.into())),
+        Wanted::Energy(share) => format!(
+            "as many triplets as explain {} % of the sum of squares",
+            // A double would show the rounding of 100 x 0.55.
+            (share * 100.0) as f32
+        ),
+    };
+    let precision = match factor.precision {
+        Precision::F32 => "f32",
+        Precision::F64 => "f64",
+    };
+    format!(
+        "{wanted}, {} more in the sketch, {precision}, seed {}",
+        factor.oversample, factor.seed
+    )
+}
+
+fn accuracy(factor: &FactorSpec) -> String {
+    match factor.accuracy {
+        Accuracy::Tolerance(tolerance) => {
+            let what = match tolerance.kind {
+                ToleranceKind::Residual => "every residual is below",
+                ToleranceKind::Sigma => "the relative error of every sigma is below",
+            };
+            format!(
+                "until {what} {:e}, at most {} reads",
+                tolerance.value,
+                count(tolerance.max_reads.into())
+            )
+        }
+        Accuracy::PowerIterations(1) => "whatever 1 power iteration gives".into(),
+        Accuracy::PowerIterations(iterations) => {
+            format!(
+                "whatever {} power iterations give",
+                count(iterations.into())
+            )
+        }
+    }
+}
+
+fn method(factor: &FactorSpec) -> String {
+    let mut parts = vec![match (factor.accuracy, factor.method) {
+        (Accuracy::PowerIterations(_), _) => "a sketch and power iterations".to_owned(),
+        (_, Method::Auto) => "the one that suits the matrix".to_owned(),
+        (_, Method::Krylov) => "block Krylov".to_owned(),
+        (_, Method::Exact) => "the whole decomposition".to_owned(),
+        (_, Method::Gram) => "by way of the Gram matrix".to_owned(),
+    }];
+    parts.extend(
+        factor
+            .block
+            .map(|block| format!("blocks of {block} columns")),
+    );
+    parts.extend(
+        factor
+            .basis
+            .map(|basis| format!("at most {basis} columns of the basis kept")),
+    );
+    parts.join(", ")
+}
+
 fn lines(job: &Job, head: Vec<(String, String)>) -> Vec<Vec<String>> {
     let field = |field: &Field| match field {
         Field::Name(name) => name.clone(),
@@ -108,27 +175,15 @@ fn lines(job: &Job, head: Vec<(String, String)>) -> Vec<Vec<String>> {
         Duplicates::Mean => "averaged",
         Duplicates::Last => "the last counts",
     };
-    let factor = &job.factor;
-    let precision = match factor.precision {
-        Precision::F32 => "f32",
-        Precision::F64 => "f64",
-    };
     let resources = &job.resources;
     lines.extend([
         ("Rows".into(), field(&matrix.rows)),
         ("Columns".into(), field(&matrix.columns)),
         ("Values".into(), values),
         ("Duplicates".into(), duplicates.into()),
-        (
-            "Factors".into(),
-            format!(
-                "{} triplets, {} more in the sketch, {} power iterations, {precision}, seed {}",
-                count(factor.rank.into()),
-                factor.oversample,
-                factor.power_iterations,
-                factor.seed
-            ),
-        ),
+        ("Factors".into(), triplets(&job.factor)),
+        ("Accuracy".into(), accuracy(&job.factor)),
+        ("Method".into(), method(&job.factor)),
         ("Output".into(), job.directory.display().to_string()),
         (
             "Resources".into(),

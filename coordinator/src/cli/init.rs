@@ -178,7 +178,7 @@ duplicates = \"error\"        # two lines for one row and column: error | sum | 
 [factor]
 rank = 50                   # singular triplets wanted
 oversample = 10             # extra columns of the sketch: more cost, safer accuracy
-power_iterations = 4        # more passes over the matrix, sharper triplets
+tolerance = 1e-2            # the matrix is read until the residual of every triplet is below this
 precision = \"f32\"           # f32 | f64
 seed = 0
 

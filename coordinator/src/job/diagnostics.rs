@@ -20,6 +20,8 @@ pub struct Problem {
     pub span: Range<usize>,
     pub title: String,
     pub label: String,
+    /// Other places that have a part in it, each with what stands beside it.
+    pub also: Vec<(Range<usize>, String)>,
     pub help: Option<String>,
 }
 
@@ -29,8 +31,15 @@ impl Problem {
             span,
             title: title.into(),
             label: label.into(),
+            also: Vec::new(),
             help: None,
         }
+    }
+
+    #[must_use]
+    pub fn also(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
+        self.also.push((span, label.into()));
+        self
     }
 
     #[must_use]
@@ -74,11 +83,17 @@ impl Problems {
         let renderer = renderer.term_width(look.width.max(40));
         let mut text = String::new();
         for problem in self.sorted() {
-            let span = self.span_within(problem);
+            let span = self.span_within(&problem.span);
+            let also = problem.also.iter().map(|(span, label)| {
+                AnnotationKind::Context
+                    .span(self.span_within(span))
+                    .label(label)
+            });
             let mut group = Level::ERROR.primary_title(&problem.title).element(
                 Snippet::source(&self.source.text)
                     .path(&self.source.name)
-                    .annotation(AnnotationKind::Primary.span(span).label(&problem.label)),
+                    .annotation(AnnotationKind::Primary.span(span).label(&problem.label))
+                    .annotations(also),
             );
             if let Some(help) = &problem.help {
                 group = group.element(Level::HELP.message(help));
@@ -102,11 +117,20 @@ impl Problems {
             .into_iter()
             .map(|problem| {
                 let (line, column) = self.place(problem.span.start);
+                let also: Vec<_> = problem
+                    .also
+                    .iter()
+                    .map(|(span, label)| {
+                        let (line, column) = self.place(span.start);
+                        json!({ "line": line, "column": column, "label": label })
+                    })
+                    .collect();
                 json!({
                     "line": line,
                     "column": column,
                     "message": problem.title,
                     "expected": problem.label,
+                    "also": also,
                     "help": problem.help,
                 })
             })
@@ -137,11 +161,11 @@ impl Problems {
     }
 
     /// The span cut to its first line, so that a caret never spans a page.
-    fn span_within(&self, problem: &Problem) -> Range<usize> {
+    fn span_within(&self, span: &Range<usize>) -> Range<usize> {
         let text = &self.source.text;
-        let start = self.span_start(problem.span.start);
+        let start = self.span_start(span.start);
         let line = text[start..].find('\n').map_or(text.len(), |at| start + at);
-        let mut end = problem.span.end.clamp(start, line);
+        let mut end = span.end.clamp(start, line);
         while !text.is_char_boundary(end) {
             end += 1;
         }

@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, nearest};
-use super::resolved::{Duplicates, Field, Otherwise, Precision};
+use super::resolved::{Duplicates, Field, Method, Otherwise, Precision, ToleranceKind};
 use super::size::{self, Memory};
 use super::span;
 
@@ -38,8 +38,15 @@ pub struct Matrix {
 #[derive(Clone, Debug, Default)]
 pub struct Factor {
     pub rank: Option<Spanned<u32>>,
+    pub energy: Option<Spanned<f64>>,
     pub oversample: Option<Spanned<u32>>,
+    pub tolerance: Option<Spanned<f64>>,
+    pub tolerance_kind: Option<Spanned<ToleranceKind>>,
+    pub max_reads: Option<Spanned<u32>>,
     pub power_iterations: Option<Spanned<u32>>,
+    pub method: Option<Spanned<Method>>,
+    pub block: Option<Spanned<u32>>,
+    pub basis: Option<Spanned<u32>>,
     pub precision: Option<Spanned<Precision>>,
     pub seed: Option<Spanned<u64>>,
 }
@@ -96,8 +103,15 @@ const SECTIONS: &[(&str, &[&str])] = &[
         "factor",
         &[
             "rank",
+            "energy",
             "oversample",
+            "tolerance",
+            "tolerance_kind",
+            "max_reads",
             "power_iterations",
+            "method",
+            "block",
+            "basis",
             "precision",
             "seed",
         ],
@@ -124,13 +138,51 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("k", "rank"),
     ("components", "rank"),
     ("n_components", "rank"),
+    ("n_singular_values", "rank"),
+    ("nsv", "rank"),
+    ("nu", "rank"),
+    ("nv", "rank"),
+    ("triplets", "rank"),
+    ("variance", "energy"),
+    ("explained", "energy"),
+    ("explained_variance", "energy"),
+    ("explained_variance_ratio", "energy"),
+    ("share", "energy"),
     ("p", "oversample"),
     ("n_oversamples", "oversample"),
+    ("tol", "tolerance"),
+    ("rtol", "tolerance"),
+    ("eps", "tolerance"),
+    ("epsilon", "tolerance"),
+    ("accuracy", "tolerance"),
+    ("residual", "tolerance"),
+    ("svtol", "tolerance"),
+    ("tol_kind", "tolerance_kind"),
+    ("criterion", "tolerance_kind"),
+    ("maxiter", "max_reads"),
+    ("max_iter", "max_reads"),
+    ("maxit", "max_reads"),
+    ("maxitr", "max_reads"),
+    ("max_iterations", "max_reads"),
+    ("passes", "max_reads"),
+    ("max_passes", "max_reads"),
     ("q", "power_iterations"),
     ("n_iter", "power_iterations"),
     ("n_iters", "power_iterations"),
+    ("niter", "power_iterations"),
+    ("iterated_power", "power_iterations"),
+    ("n_power_iter", "power_iterations"),
+    ("n_power_iterations", "power_iterations"),
+    ("solver", "method"),
+    ("svd_solver", "method"),
+    ("algorithm", "method"),
+    ("block_size", "block"),
+    ("ncv", "basis"),
+    ("work", "basis"),
+    ("subspace", "basis"),
     ("dtype", "precision"),
     ("random_state", "seed"),
+    ("rng", "seed"),
     ("file", "path"),
     ("input", "path"),
     ("users", "rows"),
@@ -155,6 +207,19 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("fallback", "otherwise"),
     ("nic", "interface"),
 ];
+
+/// Least of `max_reads`: fewer leave no room between the first read and the last.
+pub const READS_MIN: u32 = 4;
+
+/// Whether a tolerance is one: not a number is none, either.
+pub fn is_tolerance(number: f64) -> bool {
+    number > 0.0 && number < 1.0
+}
+
+/// Whether a share of the sum of squares is one.
+pub fn is_share(number: f64) -> bool {
+    number > 0.0 && number <= 1.0
+}
 
 /// Reads the text of a job file and adds every problem found to `problems`.
 pub fn read(text: &str, problems: &mut Vec<Problem>) -> JobFile {
@@ -308,6 +373,33 @@ fn kind(value: &DeValue<'_>) -> &'static str {
     }
 }
 
+/// A number, whole or not. `None`: it is something else.
+fn number(value: &DeValue<'_>) -> Option<f64> {
+    match value {
+        DeValue::Float(number) => number.as_str().replace('_', "").parse().ok(),
+        DeValue::Integer(number) => {
+            let digits = number.as_str().replace('_', "");
+            let whole = i64::from_str_radix(&digits, number.radix()).ok()?;
+            Some(whole as f64)
+        }
+        _ => None,
+    }
+}
+
+/// A number between 0 and 1, such as no whole number is.
+fn share(value: &DeValue<'_>) -> Option<f64> {
+    number(value).filter(|&number| is_tolerance(number))
+}
+
+/// `a, b or c`
+fn listed(words: &[String], or: &str) -> String {
+    match words {
+        [] => String::new(),
+        [only] => only.clone(),
+        [start @ .., last] => format!("{} {or} {last}", start.join(", ")),
+    }
+}
+
 /// A section being read: hands out values by key and collects what is wrong with them.
 struct Section<'a, 'i> {
     /// With dots where it is nested: `report.names`.
@@ -318,7 +410,7 @@ struct Section<'a, 'i> {
 
 impl<'a, 'i> Section<'a, 'i> {
     fn matrix(&mut self, header: Range<usize>) -> Matrix {
-        self.unknown_keys(&[]);
+        self.unknown_keys();
         let path = match self.value("path").map(|v| (v.span(), v.get_ref())) {
             Some((span, DeValue::Array(_))) => {
                 self.problems.push(
@@ -363,24 +455,52 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 
     fn factor(&mut self) -> Factor {
-        self.unknown_keys(&["tolerance"]);
-        if let Some((key, _)) = self.table.get_key_value("tolerance") {
-            let problem = Problem::new(
-                key.span(),
-                "this version has no `tolerance` yet",
-                "remove this line",
-            );
-            let help = if self.table.contains_key("power_iterations") {
-                "`power_iterations` in this section already says how accurate the factors become; the two exclude each other"
-            } else {
-                "say `power_iterations = 4` instead; the report tells the accuracy that was reached"
+        self.unknown_keys();
+        let method = self.choice("method", &Method::WORDS, |word| {
+            let near = match word.to_lowercase().as_str() {
+                "lanczos" | "arpack" | "irlba" | "propack" | "lobpcg" => "krylov",
+                "full" | "dense" | "lapack" => "exact",
+                "covariance_eigh" | "covariance" | "eigh" | "eig" => "gram",
+                "randomized" | "random" | "halko" | "power" => {
+                    return Some(
+                        "a sketch and a fixed number of passes: leave `method` out and say `power_iterations = 4`"
+                            .into(),
+                    );
+                }
+                _ => return None,
             };
-            self.problems.push(problem.help(help));
-        }
+            Some(format!("that is {near:?} here"))
+        });
+        self.rank_or_energy();
+        self.tolerance_or_power_iterations(method.as_ref());
         Factor {
-            rank: self.whole("rank", 1, WIDE).map(narrow),
+            rank: self.rank(),
+            energy: self.real(
+                "energy",
+                "a number more than 0 and at most 1, such as 0.9",
+                is_share,
+            ),
             oversample: self.whole("oversample", 0, WIDE).map(narrow),
+            tolerance: self.real(
+                "tolerance",
+                "a number more than 0 and less than 1, such as 1e-2",
+                is_tolerance,
+            ),
+            tolerance_kind: self.choice("tolerance_kind", &ToleranceKind::WORDS, |word| match word
+                .to_lowercase()
+                .as_str()
+            {
+                "vector" | "vectors" | "triplet" | "triplets" => {
+                    Some("that is \"residual\" here".into())
+                }
+                "value" | "values" | "singular values" => Some("that is \"sigma\" here".into()),
+                _ => None,
+            }),
+            max_reads: self.whole("max_reads", READS_MIN.into(), WIDE).map(narrow),
             power_iterations: self.whole("power_iterations", 0, WIDE).map(narrow),
+            method,
+            block: self.whole("block", 1, WIDE).map(narrow),
+            basis: self.whole("basis", 2, WIDE).map(narrow),
             precision: self.choice(
                 "precision",
                 &[("f32", Precision::F32), ("f64", Precision::F64)],
@@ -394,15 +514,79 @@ impl<'a, 'i> Section<'a, 'i> {
         }
     }
 
+    fn rank(&mut self) -> Option<Spanned<u32>> {
+        let problems = self.problems.len();
+        let rank = self.whole("rank", 1, WIDE).map(narrow);
+        // Whoever writes a share there means what scikit-learn does.
+        if let Some(share) = self.value("rank").and_then(|value| share(value.get_ref()))
+            && let Some(problem) = self.problems.get_mut(problems)
+        {
+            problem.help = Some(format!(
+                "for as many triplets as explain that share of the sum of squares write  energy = {share}"
+            ));
+        }
+        rank
+    }
+
+    fn rank_or_energy(&mut self) {
+        if let (Some(rank), Some(energy)) = (self.key("rank"), self.key("energy")) {
+            self.problems.push(
+                Problem::new(
+                    energy,
+                    "[factor] rank and energy exclude each other",
+                    "as many triplets as explain this share",
+                )
+                .also(rank, "so many triplets")
+                .help("delete `rank` or `energy`: one of the two says how many triplets there will be"),
+            );
+        }
+    }
+
+    fn tolerance_or_power_iterations(&mut self, method: Option<&Spanned<Method>>) {
+        let Some(iterations) = self.key("power_iterations") else {
+            return;
+        };
+        let others: Vec<_> = ["tolerance", "tolerance_kind", "max_reads", "method"]
+            .into_iter()
+            .filter(|&key| key != "method" || method.is_some_and(|m| *m.get_ref() != Method::Auto))
+            .filter_map(|key| Some((key, self.key(key)?)))
+            .collect();
+        if others.is_empty() {
+            return;
+        }
+        let plain: Vec<_> = others.iter().map(|(key, _)| (*key).to_owned()).collect();
+        let quoted: Vec<_> = plain.iter().map(|key| format!("`{key}`")).collect();
+        let mut problem = Problem::new(
+            iterations,
+            format!(
+                "[factor] power_iterations and {} exclude each other",
+                listed(&plain, "and")
+            ),
+            "this many passes, however good the triplets",
+        );
+        for (key, span) in others {
+            let label = if key == "method" {
+                "a method that counts no power iterations"
+            } else {
+                "as many passes as it takes"
+            };
+            problem = problem.also(span, label);
+        }
+        self.problems.push(problem.help(format!(
+            "delete `power_iterations` to work until a tolerance is reached, or {} to do just so many iterations",
+            listed(&quoted, "and")
+        )));
+    }
+
     fn output(&mut self) -> Output {
-        self.unknown_keys(&[]);
+        self.unknown_keys();
         Output {
             directory: self.text("directory"),
         }
     }
 
     fn resources(&mut self) -> Resources {
-        self.unknown_keys(&[]);
+        self.unknown_keys();
         let memory = self.size("memory", size::parse_memory, Memory::Bytes);
         if let Some(memory) = &memory
             && let Memory::Bytes(bytes) = *memory.get_ref()
@@ -431,7 +615,7 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 
     fn farm(&mut self) -> Farm {
-        self.unknown_keys(&[]);
+        self.unknown_keys();
         Farm {
             discover: self.truth("discover"),
             nodes: self.list("nodes", "[\"big1\", \"10.0.0.5:24741\"]", str::parse),
@@ -452,7 +636,7 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 
     fn report(&mut self) -> Report {
-        self.unknown_keys(&[]);
+        self.unknown_keys();
         let names = match self.value("names").map(|v| (v.span(), v.get_ref())) {
             None => None,
             Some((span, DeValue::Table(table))) => {
@@ -504,6 +688,11 @@ impl<'a, 'i> Section<'a, 'i> {
     fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'i>>> {
         let table: &'a DeTable<'i> = self.table;
         table.get(key)
+    }
+
+    /// Where a key stands, whatever its value.
+    fn key(&self, key: &str) -> Option<Range<usize>> {
+        self.table.get_key_value(key).map(|(key, _)| key.span())
     }
 
     fn wrong_type(&mut self, key: &str, span: Range<usize>, expected: &str, found: &DeValue<'_>) {
@@ -718,6 +907,35 @@ impl<'a, 'i> Section<'a, 'i> {
         }
     }
 
+    /// A number that may have a fraction.
+    fn real(
+        &mut self,
+        key: &str,
+        expected: &str,
+        fits: impl Fn(f64) -> bool,
+    ) -> Option<Spanned<f64>> {
+        let value = self.value(key)?;
+        let span = value.span();
+        let Some(number) = number(value.get_ref()) else {
+            self.wrong_type(key, span, expected, value.get_ref());
+            return None;
+        };
+        if fits(number) {
+            return Some(Spanned::new(span, number));
+        }
+        let mut problem = Problem::new(
+            span,
+            format!("[{}] {key} is out of range", self.name),
+            format!("expected {expected}"),
+        );
+        if (1.0..100.0).contains(&number) {
+            let share = (number / 100.0) as f32;
+            problem = problem.help(format!("for {number} % write  {key} = {share}"));
+        }
+        self.problems.push(problem);
+        None
+    }
+
     fn size<T>(
         &mut self,
         key: &str,
@@ -766,12 +984,7 @@ impl<'a, 'i> Section<'a, 'i> {
             .iter()
             .map(|(word, _)| format!("{word:?}"))
             .collect();
-        let expected = match quoted.as_slice() {
-            [only] => only.clone(),
-            [a, b] => format!("{a} or {b}"),
-            [start @ .., last] => format!("{} or {last}", start.join(", ")),
-            [] => String::new(),
-        };
+        let expected = listed(&quoted, "or");
         let DeValue::String(word) = value.get_ref() else {
             self.wrong_type(key, span, &expected, value.get_ref());
             return None;
@@ -795,23 +1008,32 @@ impl<'a, 'i> Section<'a, 'i> {
         None
     }
 
-    /// Reports keys that this section does not have. `handled` are those that are reported elsewhere.
-    fn unknown_keys(&mut self, handled: &[&str]) {
+    /// Reports keys that this section does not have.
+    fn unknown_keys(&mut self) {
         let known = SECTIONS
             .iter()
             .find(|(name, _)| *name == self.name)
             .map_or(&[] as &[&str], |(_, keys)| keys);
-        for (key, _) in self.table.iter() {
+        for (key, value) in self.table.iter() {
             let word: &str = key.get_ref();
-            if known.contains(&word) || handled.contains(&word) {
+            if known.contains(&word) {
                 continue;
             }
             let home = SECTIONS
                 .iter()
                 .find(|(_, keys)| keys.contains(&word))
                 .map(|(section, _)| *section);
-            self.problems
-                .push(unknown(key.span(), word, self.name, known, home));
+            let mut problem = unknown(key.span(), word, self.name, known, home);
+            // As scikit-learn has it: a number of components, or a share of what they are to explain.
+            if problem.label == "did you mean `rank`?"
+                && let Some(share) = share(value.get_ref())
+            {
+                problem.label = "did you mean `energy`?".into();
+                problem.help = Some(format!(
+                    "energy = {share}  gives as many triplets as explain that share of the sum of squares"
+                ));
+            }
+            self.problems.push(problem);
         }
     }
 }

@@ -7,10 +7,11 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use shared::net::discovery::HostPort;
 
-use super::file::destination;
-use super::resolved::{Duplicates, Otherwise, Precision};
+use super::file::{READS_MIN, destination, is_share, is_tolerance};
+use super::resolved::{Duplicates, Method, Otherwise, Precision, ToleranceKind};
 use super::size::{self, Memory};
 use super::span;
+use crate::failure::Failure;
 
 /// Flags that stand above the job file. Paths are relative to the current directory.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -21,16 +22,48 @@ pub struct Overrides {
     pub input: Option<PathBuf>,
 
     /// Singular triplets wanted
-    #[arg(long, short = 'k', value_name = "K", value_parser = rank)]
+    #[arg(long, short = 'k', value_name = "K", value_parser = whole(1))]
     pub rank: Option<u32>,
+
+    /// Instead of a rank: as many triplets as explain this share of the sum of squares, such as 0.9
+    #[arg(long, value_name = "SHARE", value_parser = energy, conflicts_with = "rank")]
+    pub energy: Option<f64>,
 
     /// Extra columns of the sketch
     #[arg(long, value_name = "P")]
     pub oversample: Option<u32>,
 
-    /// Power iterations: more passes over the matrix, sharper triplets
-    #[arg(long, value_name = "Q")]
+    /// Read the matrix until every residual is below this, such as 1e-2
+    #[arg(long, value_name = "TOL", value_parser = tolerance)]
+    pub tolerance: Option<f64>,
+
+    /// What the tolerance is of: the residuals of triplets, or the error of their sigma
+    #[arg(long, value_name = "KIND", value_parser = words(&ToleranceKind::WORDS))]
+    pub tolerance_kind: Option<ToleranceKind>,
+
+    /// Most reads of the matrix; if they are not enough, exit with code 6
+    #[arg(long, value_name = "N", value_parser = whole(READS_MIN))]
+    pub max_reads: Option<u32>,
+
+    /// Instead of a tolerance: so many power iterations, a read of the matrix each
+    #[arg(
+        long,
+        value_name = "Q",
+        conflicts_with_all = ["tolerance", "tolerance_kind", "max_reads", "method"]
+    )]
     pub power_iterations: Option<u32>,
+
+    /// How the triplets are found
+    #[arg(long, value_name = "METHOD", value_parser = words(&Method::WORDS))]
+    pub method: Option<Method>,
+
+    /// Columns of a Krylov block
+    #[arg(long, value_name = "COLUMNS", value_parser = whole(1))]
+    pub block: Option<u32>,
+
+    /// Most columns of the Krylov basis that are kept: at least two blocks
+    #[arg(long, value_name = "COLUMNS", value_parser = whole(2))]
+    pub basis: Option<u32>,
 
     /// Type of the numbers, in arithmetic and in the factors
     #[arg(long, value_name = "TYPE", value_parser = precision())]
@@ -120,11 +153,55 @@ pub struct FindFlags {
     pub farm_key: Option<PathBuf>,
 }
 
-fn rank(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(rank) if rank > 0 => Ok(rank),
-        _ => Err("expected a whole number, 1 or more".into()),
+impl Overrides {
+    /// What is wrong with flags only when they are seen together.
+    ///
+    /// # Errors
+    /// Job: a basis that holds less than two blocks.
+    pub fn check(&self) -> Result<(), Failure> {
+        match (self.block, self.basis) {
+            (Some(block), Some(basis)) if !holds_two(basis, block) => Err(Failure::job(format!(
+                "--basis {basis} is too small for --block {block}"
+            ))
+            .help("a basis holds at least two blocks")),
+            _ => Ok(()),
+        }
     }
+}
+
+/// Whether a Krylov basis is large enough to grow and to be cut back.
+pub fn holds_two(basis: u32, block: u32) -> bool {
+    u64::from(basis) >= 2 * u64::from(block)
+}
+
+fn whole(min: u32) -> impl Fn(&str) -> Result<u32, String> + Clone {
+    move |text| match text.parse() {
+        Ok(number) if number >= min => Ok(number),
+        _ => Err(format!("expected a whole number, {min} or more")),
+    }
+}
+
+fn energy(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if is_share(share) => Ok(share),
+        _ => Err("expected a number more than 0 and at most 1, such as 0.9".into()),
+    }
+}
+
+fn tolerance(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if is_tolerance(number) => Ok(number),
+        _ => Err("expected a number more than 0 and less than 1, such as 1e-2".into()),
+    }
+}
+
+fn words<T: Copy + Send + Sync + 'static>(
+    words: &'static [(&'static str, T)],
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(words.iter().map(|(word, _)| *word)).map(move |word| {
+        let known = words.iter().find(|(other, _)| *other == word);
+        known.expect("the parser takes no other word").1
+    })
 }
 
 fn precision() -> impl TypedValueParser<Value = Precision> {

@@ -7,9 +7,10 @@ use toml::Spanned;
 
 use super::diagnostics::{Problem, Problems, Source};
 use super::file::{self, JobFile};
-use super::overrides::{FarmFlags, Overrides};
+use super::overrides::{FarmFlags, Overrides, holds_two};
 use super::resolved::{
-    FactorSpec, Farm, Field, Job, MatrixSpec, NamesSpec, Otherwise, ReportSpec, Resources,
+    Accuracy, FactorSpec, Farm, Field, Job, MatrixSpec, Method, NamesSpec, Otherwise, ReportSpec,
+    Resources, Tolerance, Wanted,
 };
 use super::size::{self, Memory};
 use super::{DEFAULTS, machine};
@@ -30,7 +31,7 @@ pub struct Loaded {
 /// Why a job cannot run.
 #[derive(Clone, Debug)]
 pub enum LoadError {
-    /// The file cannot be read at all.
+    /// The file cannot be read at all, or what is wrong does not stand in it.
     Unreadable(Failure),
     /// The file can be read and is wrong in places.
     Problems(Problems),
@@ -41,6 +42,7 @@ pub enum LoadError {
 /// # Errors
 /// Every problem of the file at once.
 pub fn load(path: &Path, flags: &Overrides) -> Result<Loaded, LoadError> {
+    flags.check().map_err(LoadError::Unreadable)?;
     let source = read(path)?;
     let base = match std::path::absolute(path) {
         Ok(path) => path.parent().map_or_else(PathBuf::new, Path::to_path_buf),
@@ -197,45 +199,7 @@ fn fill(
         problems,
     );
 
-    let factor = FactorSpec {
-        rank: first(
-            flags.rank,
-            file.factor.rank.as_ref(),
-            defaults.factor.rank.as_ref(),
-        ),
-        oversample: first(
-            flags.oversample,
-            file.factor.oversample.as_ref(),
-            defaults.factor.oversample.as_ref(),
-        ),
-        power_iterations: first(
-            flags.power_iterations,
-            file.factor.power_iterations.as_ref(),
-            defaults.factor.power_iterations.as_ref(),
-        ),
-        precision: first(
-            flags.precision,
-            file.factor.precision.as_ref(),
-            defaults.factor.precision.as_ref(),
-        ),
-        seed: first(
-            flags.seed,
-            file.factor.seed.as_ref(),
-            defaults.factor.seed.as_ref(),
-        ),
-    };
-    if factor.rank.checked_add(factor.oversample).is_none() {
-        let place = file
-            .factor
-            .oversample
-            .as_ref()
-            .or(file.factor.rank.as_ref());
-        problems.push(Problem::new(
-            place.map_or(0..0, Spanned::span),
-            "rank and oversample are too large together",
-            format!("expected rank + oversample to be at most {}", u32::MAX),
-        ));
-    }
+    let factor = fill_factor(&file.factor, &defaults.factor, flags, problems, warnings);
 
     let has = machine::memory();
     let memory = match first(
@@ -325,6 +289,139 @@ fn fill(
         resources,
         farm,
         report: ReportSpec { names, nearest },
+    })
+}
+
+fn fill_factor(
+    file: &file::Factor,
+    defaults: &file::Factor,
+    flags: &Overrides,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) -> FactorSpec {
+    fn written<T: Copy>(value: Option<&Spanned<T>>) -> Option<T> {
+        value.map(|value| *value.get_ref())
+    }
+    // A flag replaces what the file says, and what the file says against it.
+    let energy = flags
+        .energy
+        .or_else(|| written(file.energy.as_ref()).filter(|_| flags.rank.is_none()));
+    let wanted = match energy {
+        Some(share) => Wanted::Energy(share),
+        None => Wanted::Rank(first(
+            flags.rank,
+            file.rank.as_ref(),
+            defaults.rank.as_ref(),
+        )),
+    };
+    let until = flags.tolerance.is_some()
+        || flags.tolerance_kind.is_some()
+        || flags.max_reads.is_some()
+        || flags.method.is_some_and(|method| method != Method::Auto);
+    let iterations = flags
+        .power_iterations
+        .or_else(|| written(file.power_iterations.as_ref()).filter(|_| !until));
+    let (accuracy, method) = match iterations {
+        Some(iterations) => (Accuracy::PowerIterations(iterations), Method::Auto),
+        None => {
+            let tolerance = Tolerance {
+                value: first(
+                    flags.tolerance,
+                    file.tolerance.as_ref(),
+                    defaults.tolerance.as_ref(),
+                ),
+                kind: first(
+                    flags.tolerance_kind,
+                    file.tolerance_kind.as_ref(),
+                    defaults.tolerance_kind.as_ref(),
+                ),
+                max_reads: first(
+                    flags.max_reads,
+                    file.max_reads.as_ref(),
+                    defaults.max_reads.as_ref(),
+                ),
+            };
+            let method = first(flags.method, file.method.as_ref(), defaults.method.as_ref());
+            (Accuracy::Tolerance(tolerance), method)
+        }
+    };
+    let factor = FactorSpec {
+        wanted,
+        oversample: first(
+            flags.oversample,
+            file.oversample.as_ref(),
+            defaults.oversample.as_ref(),
+        ),
+        accuracy,
+        method,
+        block: flags.block.or(written(file.block.as_ref())),
+        basis: flags.basis.or(written(file.basis.as_ref())),
+        precision: first(
+            flags.precision,
+            file.precision.as_ref(),
+            defaults.precision.as_ref(),
+        ),
+        seed: first(flags.seed, file.seed.as_ref(), defaults.seed.as_ref()),
+    };
+    if factor
+        .rank()
+        .is_some_and(|rank| rank.checked_add(factor.oversample).is_none())
+    {
+        let place = file.oversample.as_ref().or(file.rank.as_ref());
+        problems.push(Problem::new(
+            place.map_or(0..0, Spanned::span),
+            "rank and oversample are too large together",
+            format!("expected rank + oversample to be at most {}", u32::MAX),
+        ));
+    }
+    problems.extend(crowded(file, flags));
+    let other = match (factor.accuracy, factor.method) {
+        (Accuracy::PowerIterations(_), _) => Some("power iterations"),
+        (_, Method::Exact) => Some("method = \"exact\""),
+        (_, Method::Gram) => Some("method = \"gram\""),
+        (_, Method::Auto | Method::Krylov) => None,
+    };
+    if let Some(other) = other
+        && (factor.block.is_some() || factor.basis.is_some())
+    {
+        warnings.push(format!(
+            "block and basis are those of the Krylov method; with {other} they mean nothing"
+        ));
+    }
+    factor
+}
+
+/// A basis of less than two blocks, at least one of which stands in the file.
+fn crowded(file: &file::Factor, flags: &Overrides) -> Option<Problem> {
+    let written = |flag: Option<u32>, key: &Option<Spanned<u32>>| match (flag, key) {
+        (Some(number), _) => Some((number, None)),
+        (None, Some(key)) => Some((*key.get_ref(), Some(key.span()))),
+        (None, None) => None,
+    };
+    let (block, block_at) = written(flags.block, &file.block)?;
+    let (basis, basis_at) = written(flags.basis, &file.basis)?;
+    if holds_two(basis, block) {
+        return None;
+    }
+    let title = "[factor] basis is smaller than two blocks";
+    let least = 2 * u64::from(block);
+    Some(match (block_at, basis_at) {
+        (Some(block_at), Some(basis_at)) => {
+            Problem::new(basis_at, title, format!("expected at least {least}"))
+                .also(block_at, "columns of one block")
+        }
+        (None, Some(basis_at)) => Problem::new(
+            basis_at,
+            title,
+            format!("expected at least {least}, because of --block {block}"),
+        ),
+        (Some(block_at), None) => Problem::new(
+            block_at,
+            title,
+            format!("expected at most {}, because of --basis {basis}", basis / 2),
+        ),
+        // Told before the file is read.
+        (None, None) => return None,
     })
 }
 

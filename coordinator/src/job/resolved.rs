@@ -47,17 +47,109 @@ pub struct MatrixSpec {
     pub duplicates: Duplicates,
 }
 
-/// `[factor]`: the randomized SVD of Halko, Martinsson and Tropp (2011), algorithms 4.4 and 5.1.
+/// Which triplets are wanted.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wanted {
+    /// So many, k.
+    Rank(u32),
+    /// As many as explain this share of the sum of squares, in (0, 1].
+    Energy(f64),
+}
+
+/// When the work is done.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accuracy {
+    /// When the wanted triplets are good enough.
+    Tolerance(Tolerance),
+    /// After so many applications of A^T A between sketch and range, q.
+    PowerIterations(u32),
+}
+
+/// How good is good enough, and when to give up.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Tolerance {
+    /// In (0, 1).
+    pub value: f64,
+    pub kind: ToleranceKind,
+    /// Most reads of the matrix.
+    pub max_reads: u32,
+}
+
+/// Of what the tolerance is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ToleranceKind {
+    /// Of the relative residual of every wanted triplet.
+    Residual,
+    /// Of the relative error of every wanted sigma, which is far smaller than that of its vectors.
+    Sigma,
+}
+
+/// How the triplets are found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// The planner chooses.
+    Auto,
+    /// A Krylov basis that grows block by block.
+    Krylov,
+    /// The whole decomposition, of a matrix small enough for it.
+    Exact,
+    /// From A^T A, of a matrix with a side short enough for it.
+    Gram,
+}
+
+/// `[factor]`
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct FactorSpec {
-    /// Wanted triplets, k.
-    pub rank: u32,
+    // Both are written as the job file has them: under the key that was chosen.
+    #[serde(flatten)]
+    pub wanted: Wanted,
     /// Extra columns of the sketch, p; its width is l = k + p.
     pub oversample: u32,
-    /// Applications of A^T A between sketch and range, q.
-    pub power_iterations: u32,
+    #[serde(flatten)]
+    pub accuracy: Accuracy,
+    /// `Auto` if power iterations are counted.
+    pub method: Method,
+    /// Columns of a Krylov block. `None`: the planner chooses.
+    pub block: Option<u32>,
+    /// Most columns of the Krylov basis that are kept, at least two blocks. `None`: the planner chooses.
+    pub basis: Option<u32>,
     pub precision: Precision,
     pub seed: u64,
+}
+
+impl FactorSpec {
+    /// Wanted triplets, if their number is what is asked for.
+    pub fn rank(&self) -> Option<u32> {
+        match self.wanted {
+            Wanted::Rank(rank) => Some(rank),
+            Wanted::Energy(_) => None,
+        }
+    }
+}
+
+impl ToleranceKind {
+    pub const WORDS: [(&str, Self); 2] = [("residual", Self::Residual), ("sigma", Self::Sigma)];
+}
+
+impl Method {
+    pub const WORDS: [(&str, Self); 4] = [
+        ("auto", Self::Auto),
+        ("krylov", Self::Krylov),
+        ("exact", Self::Exact),
+        ("gram", Self::Gram),
+    ];
+}
+
+/// The word of the job file for a choice.
+pub fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], choice: T) -> &'static str {
+    words
+        .iter()
+        .find(|(_, of)| *of == choice)
+        .map_or("", |(word, _)| word)
 }
 
 /// `[resources]`: decide where and when, never what is computed.

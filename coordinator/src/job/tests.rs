@@ -5,7 +5,10 @@ use super::diagnostics::{Look, Source};
 use super::file;
 use super::overrides::Overrides;
 use super::resolve::{LoadError, Loaded, load, resolve};
-use super::resolved::{Duplicates, Field, Otherwise, Precision};
+use super::resolved::{
+    Accuracy, Duplicates, FactorSpec, Field, Method, Otherwise, Precision, Tolerance,
+    ToleranceKind, Wanted,
+};
 use super::size::Memory;
 use super::{DEFAULTS, machine};
 use crate::failure::{ExitCode, Failure};
@@ -39,9 +42,24 @@ fn the_shortest_job_has_every_default() {
     assert_eq!(job.matrix.columns, Field::Number(2));
     assert_eq!(job.matrix.values, None);
     assert_eq!(job.matrix.duplicates, Duplicates::Error);
-    assert_eq!((job.factor.rank, job.factor.oversample), (50, 10));
-    assert_eq!((job.factor.power_iterations, job.factor.seed), (4, 0));
-    assert_eq!(job.factor.precision, Precision::F32);
+    let tolerance = Tolerance {
+        value: 1e-2,
+        kind: ToleranceKind::Residual,
+        max_reads: 60,
+    };
+    assert_eq!(
+        job.factor,
+        FactorSpec {
+            wanted: Wanted::Rank(50),
+            oversample: 10,
+            accuracy: Accuracy::Tolerance(tolerance),
+            method: Method::Auto,
+            block: None,
+            basis: None,
+            precision: Precision::F32,
+            seed: 0,
+        }
+    );
     assert_eq!(job.directory, Path::new("/data/factors"));
     assert_eq!(job.resources.memory, machine::memory() / 2);
     assert_eq!(job.resources.cores, machine::cores());
@@ -64,17 +82,35 @@ fn nothing_is_wrong_with_the_defaults_but_the_missing_path() {
     file::read(DEFAULTS, &mut problems);
     let titles: Vec<_> = problems.iter().map(|p| p.title.as_str()).collect();
     assert_eq!(titles, ["[matrix] has no `path`"]);
-    // Keys that are comments there must be right as well.
-    let all: String = DEFAULTS
-        .lines()
-        .map(|line| match line.strip_prefix("# ") {
-            Some(key) if key.contains(" = ") => format!("{key}\n"),
-            _ => format!("{line}\n"),
-        })
-        .collect();
-    problems.clear();
-    file::read(&all, &mut problems);
-    assert_eq!(problems, []);
+    // Keys that are comments there must be right as well, those that replace others in their stead.
+    let replaced = |key: &str| -> &[&str] {
+        match key {
+            "energy" => &["rank"],
+            "power_iterations" => &["tolerance", "tolerance_kind", "max_reads"],
+            _ => &[],
+        }
+    };
+    let key_of = |line: &str| Some(line.split_once(" = ")?.0.trim_end().to_owned());
+    let mut seen = 0;
+    for comment in DEFAULTS.lines().filter_map(|line| line.strip_prefix("# ")) {
+        let Some(key) = key_of(comment).filter(|key| !key.contains(' ')) else {
+            continue;
+        };
+        let all: String = DEFAULTS
+            .lines()
+            .map(|line| match key_of(line) {
+                Some(other) if replaced(&key).contains(&other.as_str()) => "\n".into(),
+                _ if line.strip_prefix("# ") == Some(comment) => format!("{comment}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        problems.clear();
+        file::read(&all, &mut problems);
+        problems.retain(|problem| problem.title != "[matrix] has no `path`");
+        assert_eq!(problems, [], "{key}");
+        seen += 1;
+    }
+    assert!(seen >= 10, "{seen} keys are comments");
 }
 
 #[test]
@@ -118,7 +154,8 @@ nearest = ["a", "b"]
     assert_eq!(job.matrix.path, Path::new("/data/in/../ratings.csv.gz"));
     assert_eq!(job.matrix.columns, Field::Name("item".into()));
     assert_eq!(job.matrix.duplicates, Duplicates::Mean);
-    assert_eq!(job.factor.rank, 1000);
+    assert_eq!(job.factor.rank(), Some(1000));
+    assert_eq!(job.factor.accuracy, Accuracy::PowerIterations(0));
     assert_eq!(job.factor.seed, u64::MAX);
     assert_eq!(job.directory, Path::new("/out"));
     assert_eq!(job.resources.memory, 3 << 29);
@@ -160,7 +197,7 @@ fn flags_stand_above_the_file() {
     let text = "[matrix]\n[factor]\nrank = 9\nseed = 3\n[report]\nnearest = [\"y\"]\n";
     let job = resolved_with(text, &flags).unwrap().job;
     assert_eq!(job.matrix.path, Path::new("/elsewhere/r.csv"));
-    assert_eq!((job.factor.rank, job.factor.seed), (7, 3));
+    assert_eq!((job.factor.rank(), job.factor.seed), (Some(7), 3));
     assert_eq!(job.directory, Path::new("/out"));
     assert_eq!(job.resources.memory, machine::memory() / 10);
     assert_eq!(job.report.nearest, ["x"]);
@@ -268,7 +305,7 @@ fn a_key_of_another_section_is_sent_there() {
     for words in [
         "`rank` belongs below [factor]",
         "`directory` belongs below [output]",
-        "help: [factor] has `rank`, `oversample`,",
+        "help: [factor] has `rank`, `energy`,",
         "did you mean `rank`?",
     ] {
         assert!(text.contains(words), "{words}: {text}");
@@ -342,19 +379,433 @@ fn a_budget_without_its_unit_is_noticed() {
     );
 }
 
+/// A job with these lines in its [factor].
+fn factor_of(lines: &str) -> FactorSpec {
+    factor_with(lines, &Overrides::default())
+}
+
+fn factor_with(lines: &str, flags: &Overrides) -> FactorSpec {
+    let text = format!("[matrix]\npath = \"r\"\n[factor]\n{lines}");
+    match resolved_with(&text, flags) {
+        Ok(loaded) => loaded.job.factor,
+        Err(told) => panic!("{told}"),
+    }
+}
+
+fn until(value: f64, kind: ToleranceKind, max_reads: u32) -> Accuracy {
+    Accuracy::Tolerance(Tolerance {
+        value,
+        kind,
+        max_reads,
+    })
+}
+
 #[test]
-fn tolerance_is_told_to_come_later() {
-    let text = complaint_of("[factor]\ntolerance = 1e-3\n");
+fn what_is_wanted_and_how_accurately_is_read() {
+    let factor = factor_of(
+        "energy = 0.9\ntolerance = 1e-3\ntolerance_kind = \"sigma\"\nmax_reads = 4\n\
+         method = \"krylov\"\nblock = 16\nbasis = 32\n",
+    );
+    assert_eq!((factor.wanted, factor.rank()), (Wanted::Energy(0.9), None));
+    assert_eq!(factor.accuracy, until(1e-3, ToleranceKind::Sigma, 4));
+    assert_eq!(factor.method, Method::Krylov);
+    assert_eq!((factor.block, factor.basis), (Some(16), Some(32)));
+    // All of it, as a whole number.
+    assert_eq!(factor_of("energy = 1\n").wanted, Wanted::Energy(1.0));
+    assert_eq!(factor_of("rank = 7\n").wanted, Wanted::Rank(7));
+    for (word, method) in Method::WORDS {
+        assert_eq!(factor_of(&format!("method = {word:?}\n")).method, method);
+    }
+    for (word, kind) in ToleranceKind::WORDS {
+        let factor = factor_of(&format!("tolerance_kind = {word:?}\n"));
+        assert_eq!(factor.accuracy, until(1e-2, kind, 60));
+    }
+    let factor = factor_of("power_iterations = 0\nmethod = \"auto\"\n");
+    assert_eq!(factor.accuracy, Accuracy::PowerIterations(0));
+}
+
+#[test]
+fn the_manifest_has_the_keys_of_the_job_file() {
+    let factor = factor_of("tolerance_kind = \"sigma\"\n");
+    let object = serde_json::to_value(factor).unwrap();
+    assert_eq!(object["rank"], 50);
+    assert_eq!(object["tolerance"]["value"], 1e-2);
+    assert_eq!(object["tolerance"]["kind"], "sigma");
+    assert_eq!(object["method"], "auto");
+    assert_eq!(
+        serde_json::from_value::<FactorSpec>(object).unwrap(),
+        factor
+    );
+    let factor = factor_of("energy = 0.5\npower_iterations = 3\nblock = 4\n");
+    let object = serde_json::to_value(factor).unwrap();
+    assert_eq!(
+        (&object["energy"], &object["power_iterations"]),
+        (&0.5.into(), &3.into())
+    );
+    assert_eq!(
+        (&object["block"], &object["basis"]),
+        (&4.into(), &serde_json::Value::Null)
+    );
+    assert_eq!(
+        serde_json::from_value::<FactorSpec>(object).unwrap(),
+        factor
+    );
+}
+
+#[test]
+fn wishes_out_of_range_are_told_where_they_stand() {
+    let text = complaint_of(
+        "[factor]\nenergy = 90\ntolerance = 0\ntolerance_kind = \"residuals\"\nmax_reads = 3\n\
+         method = \"kriylov\"\nblock = 0\nbasis = 1\n",
+    );
+    for words in [
+        "factor.toml:4:10",
+        "[factor] energy is out of range",
+        "expected a number more than 0 and at most 1, such as 0.9",
+        "for 90 % write  energy = 0.9\n",
+        "factor.toml:5:13",
+        "expected a number more than 0 and less than 1, such as 1e-2",
+        "factor.toml:6:18",
+        "expected \"residual\" or \"sigma\"",
+        "did you mean \"residual\"?",
+        "factor.toml:7:13",
+        "expected a whole number, 4 or more",
+        "factor.toml:8:10",
+        "expected \"auto\", \"krylov\", \"exact\" or \"gram\"",
+        "did you mean \"krylov\"?",
+        "factor.toml:9:9",
+        "expected a whole number, 1 or more",
+        "factor.toml:10:9",
+        "expected a whole number, 2 or more",
+        "factor.toml: 7 problems; nothing was run",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    for value in ["1", "1.0", "-1e-2", "nan", "inf", "1e-400", "0x1"] {
+        let text = complaint_of(&format!("[factor]\ntolerance = {value}\n"));
+        assert!(
+            text.contains("[factor] tolerance is out of range"),
+            "{text}"
+        );
+        assert!(text.contains("factor.toml:4:13"), "{text}");
+    }
+    for value in ["0.0", "1.000001", "-0.5", "nan"] {
+        let text = complaint_of(&format!("[factor]\nenergy = {value}\n"));
+        assert!(text.contains("[factor] energy is out of range"), "{text}");
+    }
+    let text = complaint_of("[factor]\ntolerance = \"1e-3\"\nmax_reads = 1.5\nmethod = 3\n");
+    for words in [
+        "numbers stand without quotes:  tolerance = 1e-3",
+        "expected a whole number, 4 or more, found a number with a fraction",
+        "or \"gram\", found a whole number",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    // A share in the place of a number.
+    assert_eq!(
+        complaint_of("[factor]\nrank = 0.95\n"),
+        "\
+error: [factor] rank has the wrong type
+ --> factor.toml:4:8
+  |
+4 | rank = 0.95
+  |        ^^^^ expected a whole number, 1 or more, found a number with a fraction
+  |
+  = help: for as many triplets as explain that share of the sum of squares write  energy = 0.95
+
+factor.toml: 1 problem; nothing was run
+"
+    );
+}
+
+#[test]
+fn wishes_that_exclude_each_other_are_told_with_both_places() {
+    assert_eq!(
+        complaint_of("[factor]\nrank = 50\nenergy = 0.9\n"),
+        "\
+error: [factor] rank and energy exclude each other
+ --> factor.toml:5:1
+  |
+4 | rank = 50
+  | ---- so many triplets
+5 | energy = 0.9
+  | ^^^^^^ as many triplets as explain this share
+  |
+  = help: delete `rank` or `energy`: one of the two says how many triplets there will be
+
+factor.toml: 1 problem; nothing was run
+"
+    );
+    assert_eq!(
+        complaint_of("[factor]\ntolerance = 1e-3\npower_iterations = 4\n"),
+        "\
+error: [factor] power_iterations and tolerance exclude each other
+ --> factor.toml:5:1
+  |
+4 | tolerance = 1e-3
+  | --------- as many passes as it takes
+5 | power_iterations = 4
+  | ^^^^^^^^^^^^^^^^ this many passes, however good the triplets
+  |
+  = help: delete `power_iterations` to work until a tolerance is reached, or `tolerance` to do just so many iterations
+
+factor.toml: 1 problem; nothing was run
+"
+    );
+    // Each of them alone, whatever else is wrong with it.
+    for line in [
+        "tolerance = 2",
+        "tolerance_kind = \"sigma\"",
+        "max_reads = 60",
+        "method = \"gram\"",
+    ] {
+        let text = complaint_of(&format!("[factor]\npower_iterations = 4\n{line}\n"));
+        let key = line.split(' ').next().unwrap();
+        assert!(
+            text.contains(&format!("power_iterations and {key} exclude each other")),
+            "{text}"
+        );
+        assert!(text.contains(&format!("or `{key}` to do")), "{text}");
+        assert!(text.contains("\n5 | "), "{text}");
+    }
+    let text = complaint_of(
+        "[factor]\npower_iterations = 4\ntolerance = 1e-3\nmax_reads = 9\nmethod = \"exact\"\n",
+    );
+    for words in [
+        "[factor] power_iterations and tolerance, max_reads and method exclude each other",
+        "or `tolerance`, `max_reads` and `method` to do just so many",
+        "a method that counts no power iterations",
+        "factor.toml: 1 problem",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
+#[test]
+fn a_basis_holds_two_blocks() {
+    assert_eq!(
+        complaint_of("[factor]\nblock = 32\nbasis = 63\n"),
+        "\
+error: [factor] basis is smaller than two blocks
+ --> factor.toml:5:9
+  |
+4 | block = 32
+  |         -- columns of one block
+5 | basis = 63
+  |         ^^ expected at least 64
+
+factor.toml: 1 problem; nothing was run
+"
+    );
+    let factor = factor_of("block = 32\nbasis = 64\n");
+    assert_eq!((factor.block, factor.basis), (Some(32), Some(64)));
+    let told = |lines: &str, flags: &Overrides| {
+        resolved_with(&format!("[matrix]\npath = \"r\"\n[factor]\n{lines}"), flags)
+            .expect_err("the basis is too small")
+    };
+    let flags = Overrides {
+        block: Some(40),
+        ..Overrides::default()
+    };
+    let text = told("block = 9\nbasis = 64\n", &flags);
+    assert!(text.contains("factor.toml:5:9"), "{text}");
     assert!(
-        text.contains("error: this version has no `tolerance` yet"),
+        text.contains("expected at least 80, because of --block 40"),
         "{text}"
     );
+    let flags = Overrides {
+        basis: Some(33),
+        ..Overrides::default()
+    };
+    let text = told("block = 17\n", &flags);
+    assert!(text.contains("factor.toml:4:9"), "{text}");
     assert!(
-        text.contains("say `power_iterations = 4` instead"),
+        text.contains("expected at most 16, because of --basis 33"),
         "{text}"
     );
-    let text = complaint_of("[factor]\ntolerance = 1e-3\npower_iterations = 2\n");
-    assert!(text.contains("the two exclude each other"), "{text}");
+    // Two flags stand in no file.
+    let mut flags = Overrides {
+        block: Some(u32::MAX),
+        basis: Some(u32::MAX),
+        ..Overrides::default()
+    };
+    let failure = flags.check().unwrap_err();
+    assert_eq!(failure.code, ExitCode::Job);
+    flags.block = Some(u32::MAX / 2);
+    assert_eq!(flags.check(), Ok(()));
+}
+
+#[test]
+fn block_and_basis_of_another_method_are_warned_of() {
+    let warned = |lines: &str| {
+        let text = format!("[matrix]\npath = \"r\"\n[factor]\n{lines}");
+        resolved(&text).warnings.join("\n")
+    };
+    for (lines, words) in [
+        ("power_iterations = 2\nblock = 8\n", "with power iterations"),
+        ("method = \"gram\"\nbasis = 80\n", "with method = \"gram\""),
+        (
+            "method = \"exact\"\nbasis = 80\n",
+            "with method = \"exact\"",
+        ),
+    ] {
+        assert!(warned(lines).contains(words), "{lines}: {}", warned(lines));
+    }
+    assert_eq!(warned("method = \"krylov\"\nblock = 8\n"), "");
+    assert_eq!(warned("basis = 80\n"), "");
+    assert_eq!(warned("power_iterations = 2\n"), "");
+}
+
+#[test]
+fn a_flag_replaces_what_the_file_says_against_it() {
+    let none = Overrides::default;
+    let iterations = Overrides {
+        power_iterations: Some(4),
+        ..none()
+    };
+    let lines = "tolerance = 1e-3\ntolerance_kind = \"sigma\"\nmax_reads = 9\nmethod = \"gram\"\n";
+    let factor = factor_with(lines, &iterations);
+    assert_eq!(factor.accuracy, Accuracy::PowerIterations(4));
+    assert_eq!(factor.method, Method::Auto);
+
+    for (flags, accuracy, method) in [
+        (
+            Overrides {
+                tolerance: Some(1e-4),
+                ..none()
+            },
+            until(1e-4, ToleranceKind::Residual, 60),
+            Method::Auto,
+        ),
+        (
+            Overrides {
+                tolerance_kind: Some(ToleranceKind::Sigma),
+                ..none()
+            },
+            until(1e-2, ToleranceKind::Sigma, 60),
+            Method::Auto,
+        ),
+        (
+            Overrides {
+                max_reads: Some(5),
+                ..none()
+            },
+            until(1e-2, ToleranceKind::Residual, 5),
+            Method::Auto,
+        ),
+        (
+            Overrides {
+                method: Some(Method::Krylov),
+                ..none()
+            },
+            until(1e-2, ToleranceKind::Residual, 60),
+            Method::Krylov,
+        ),
+        // That says nothing against them.
+        (
+            Overrides {
+                method: Some(Method::Auto),
+                ..none()
+            },
+            Accuracy::PowerIterations(7),
+            Method::Auto,
+        ),
+    ] {
+        let factor = factor_with("power_iterations = 7\n", &flags);
+        assert_eq!((factor.accuracy, factor.method), (accuracy, method));
+    }
+    // One of three: the others stay as the file has them.
+    let flags = Overrides {
+        tolerance: Some(1e-5),
+        ..none()
+    };
+    let factor = factor_with(
+        "tolerance = 1e-3\nmax_reads = 9\nmethod = \"krylov\"\n",
+        &flags,
+    );
+    assert_eq!(factor.accuracy, until(1e-5, ToleranceKind::Residual, 9));
+    assert_eq!(factor.method, Method::Krylov);
+
+    let energy = Overrides {
+        energy: Some(0.5),
+        ..none()
+    };
+    assert_eq!(
+        factor_with("rank = 9\n", &energy).wanted,
+        Wanted::Energy(0.5)
+    );
+    let rank = Overrides {
+        rank: Some(9),
+        ..none()
+    };
+    assert_eq!(factor_with("energy = 0.5\n", &rank).wanted, Wanted::Rank(9));
+    // What the file says against itself is wrong whatever the flags are.
+    let text = "[matrix]\npath = \"r\"\n[factor]\ntolerance = 1e-3\npower_iterations = 4\n";
+    assert!(resolved_with(text, &iterations).is_err());
+}
+
+#[test]
+fn words_of_other_programs_lead_to_the_right_key() {
+    for (line, key) in [
+        ("tol = 1e-3", "tolerance"),
+        ("eps = 1e-3", "tolerance"),
+        ("tolerence = 1e-3", "tolerance"),
+        ("k = 3", "rank"),
+        ("nv = 3", "rank"),
+        ("n_components = 50", "rank"),
+        ("n_components = 0.95", "energy"),
+        ("k = 0.95", "energy"),
+        ("variance = 0.9", "energy"),
+        ("explained_variance_ratio = 0.9", "energy"),
+        ("n_iter = 4", "power_iterations"),
+        ("iterated_power = 4", "power_iterations"),
+        ("n_power_iter = 4", "power_iterations"),
+        ("iterations = 4", "power_iterations"),
+        ("maxiter = 9", "max_reads"),
+        ("max_iter = 9", "max_reads"),
+        ("maxit = 9", "max_reads"),
+        ("n_oversamples = 9", "oversample"),
+        ("svd_solver = \"arpack\"", "method"),
+        ("algorithm = \"randomized\"", "method"),
+        ("ncv = 9", "basis"),
+        ("work = 9", "basis"),
+        ("block_size = 9", "block"),
+        ("random_state = 9", "seed"),
+    ] {
+        let text = complaint_of(&format!("[factor]\n{line}\n"));
+        assert!(
+            text.contains(&format!("^ did you mean `{key}`?")),
+            "{line}: {text}"
+        );
+    }
+    for (word, hint) in [
+        ("randomized", "say `power_iterations = 4`"),
+        ("arpack", "that is \"krylov\" here"),
+        ("full", "that is \"exact\" here"),
+        ("covariance_eigh", "that is \"gram\" here"),
+    ] {
+        let text = complaint_of(&format!("[factor]\nmethod = {word:?}\n"));
+        assert!(text.contains(hint), "{text}");
+    }
+    let text = complaint_of("[factor]\nn_components = 0.95\n");
+    assert!(
+        text.contains("help: energy = 0.95  gives as many triplets as explain that share"),
+        "{text}"
+    );
+}
+
+#[test]
+fn scripts_are_told_both_places() {
+    let source = Source {
+        name: "factor.toml".into(),
+        text: "[matrix]\npath = \"r\"\n[factor]\nrank = 1\n  energy = 1\n".into(),
+    };
+    let problems = resolve(source, Path::new("/data"), &Overrides::default()).unwrap_err();
+    let told = &problems.to_json()["problems"][0];
+    assert_eq!((&told["line"], &told["column"]), (&5.into(), &3.into()));
+    let also = &told["also"][0];
+    assert_eq!((&also["line"], &also["column"]), (&4.into(), &1.into()));
+    assert_eq!(also["label"], "so many triplets");
 }
 
 #[test]
