@@ -5,6 +5,8 @@
 
 mod tree;
 
+use std::sync::Arc;
+
 use shared::{
     farm::{
         bytes::Bytes,
@@ -25,7 +27,7 @@ use tree::Tree;
 
 /// A plan, and where to find in it what is wanted of it.
 pub struct Plan {
-    pub graph: Graph<SvdWork>,
+    pub graph: Arc<Graph<SvdWork>>,
     /// Names the plan: the hash of the graph.
     pub hash: ContentHash,
     /// Binary exponents of the columns' norms, an input made here.
@@ -167,7 +169,7 @@ impl Plan {
         let bytes = rmp_serde::to_vec(&graph).expect("a graph is plain data");
         Ok(Self {
             hash: ContentHash::of(&bytes),
-            graph,
+            graph: Arc::new(graph),
             shifts,
             shape,
             rank: factor.rank,
