@@ -94,7 +94,7 @@ pub fn factor(
         shifts: plan.shifts.clone(),
     });
     let mut collector = Collector::new(plan, facts.frobenius_squared(), sink);
-    let deliver = &mut |task, bytes| collector.deliver(task, bytes);
+    let deliver = &mut |task, bytes| collector.deliver(task, bytes).map(|()| None);
     let spool = place.spool.clone();
     let ran = match place.workers {
         Workers::Here(hands) => {
@@ -110,7 +110,7 @@ pub fn factor(
                 ..EmbeddedOptions::new(1, 0)
             };
             run_embedded(
-                &plan.graph,
+                Arc::clone(&plan.graph),
                 plan.hash,
                 inputs,
                 &options,
@@ -133,7 +133,7 @@ pub fn factor(
                 progress,
                 stop,
             };
-            let ran = drive(&plan.graph, orders, farm.letters());
+            let ran = drive(Arc::clone(&plan.graph), orders, farm.letters());
             farm.close();
             ran
         }
@@ -159,7 +159,9 @@ fn explained(error: RunError<Failure>) -> EngineError {
             error,
             story,
         } => Failure::bug(format!("task {} ({verb}): {error}\n{story}", task.0)),
-        broken @ (RunError::Graph(_) | RunError::Frame(_)) => Failure::bug(broken.to_string()),
+        broken @ (RunError::Graph(_) | RunError::NotGrown | RunError::Frame(_)) => {
+            Failure::bug(broken.to_string())
+        }
     };
     EngineError::Failed(failure)
 }

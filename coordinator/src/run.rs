@@ -307,7 +307,8 @@ fn resumes(plan: &Plan, spool: &Spool) -> Option<String> {
         return None;
     }
     let config = SchedulerConfig::default();
-    let scheduler = Scheduler::new(&plan.graph, plan.hash, config, Some(&kept));
+    let graph = Arc::clone(&plan.graph);
+    let scheduler = Scheduler::new(graph, plan.hash, config, Some(&kept), &kept);
     let mut left = scheduler.stages().iter().filter(|s| !s.is_done());
     let next = left.clone().find(|s| is_pass(&s.name));
     let at = next.or_else(|| left.next()).map_or("the end", |s| &s.name);
@@ -367,13 +368,13 @@ fn summary(
         seconds: ingested.seconds,
     }];
     let mut pass_seconds = 0.0;
-    for (name, stage) in plan.graph.stages.iter().zip(&report.stages) {
+    for stage in &report.stages {
         let seconds = stage.wall_us() as f64 / 1e6;
-        if is_pass(name) {
+        if is_pass(&stage.name) {
             pass_seconds += seconds;
         }
         phases.push(Phase {
-            name: name.clone(),
+            name: stage.name.clone(),
             seconds,
         });
     }
@@ -429,55 +430,41 @@ fn described(plan: &Plan, facts: &MatrixFacts) -> serde_json::Value {
 
 /// Turns the farm's progress into events for people.
 struct Stages<'a> {
-    titles: Vec<Stage>,
+    /// Full reads of A.
+    reads: u32,
     at: Option<usize>,
     observer: &'a mut dyn Observer,
 }
 
 impl<'a> Stages<'a> {
     fn new(plan: &Plan, observer: &'a mut dyn Observer) -> Self {
-        let mut pass = 0;
-        let mut tasks = vec![0u64; plan.graph.stages.len()];
-        for task in &plan.graph.tasks {
-            tasks[task.stage as usize] += 1;
-        }
-        let titles = plan
-            .graph
-            .stages
-            .iter()
-            .zip(tasks)
-            .map(|(name, tasks)| {
-                let reads = is_pass(name);
-                pass += u32::from(reads);
-                Stage {
-                    title: name.clone(),
-                    unit: Unit::Tasks,
-                    total: Some(tasks),
-                    pass: reads.then_some(Pass {
-                        number: pass,
-                        of: plan.reads,
-                    }),
-                }
-            })
-            .collect();
         Self {
-            titles,
+            reads: plan.reads,
             at: None,
             observer,
         }
     }
 
     fn tell(&mut self, progress: &Progress) {
-        let Some(stage) = progress.stages.iter().position(|s| s.tasks_done < s.tasks) else {
+        let Some(at) = progress.stages.iter().position(|s| !s.is_done()) else {
             return;
         };
-        if self.at != Some(stage) {
-            self.at = Some(stage);
-            self.observer
-                .observe(Event::Stage(self.titles[stage].clone()));
+        let stage = &progress.stages[at];
+        if self.at != Some(at) {
+            self.at = Some(at);
+            let passes = progress.stages[..=at].iter().filter(|s| is_pass(&s.name));
+            let number = passes.count() as u32;
+            self.observer.observe(Event::Stage(Stage {
+                title: stage.name.clone(),
+                unit: Unit::Tasks,
+                total: Some(stage.tasks),
+                pass: is_pass(&stage.name).then_some(Pass {
+                    number,
+                    of: self.reads.max(number),
+                }),
+            }));
         }
-        self.observer
-            .observe(Event::Done(progress.stages[stage].tasks_done));
+        self.observer.observe(Event::Done(stage.tasks_done));
     }
 }
 

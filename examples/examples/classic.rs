@@ -62,13 +62,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sum = task(Classic::Sum, negated);
     graph.deliveries.push(sum);
     let report = run_embedded(
-        &graph,
+        Arc::new(graph),
         ContentHash::of(b"classic"),
         Arc::new(()),
         &EmbeddedOptions::new(2, 1 << 30),
         &mut |_, block| {
             println!("sum {}", block.numbers::<i64>().expect("a number")[0]);
-            Ok::<_, Infallible>(())
+            Ok::<_, Infallible>(None)
         },
         &mut |_| {},
         &AtomicBool::new(false),

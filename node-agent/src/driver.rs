@@ -187,6 +187,7 @@ impl<W: Work, L: Links> Driver<W, L> {
                         self.plan = *plan;
                         self.hands.begin(accumulators.clone());
                     }
+                    ToAgent::Grow { accumulators } => self.hands.grow(accumulators.clone()),
                     ToAgent::Peers(peers) => self.links.meet(peers),
                     ToAgent::Ping
                     | ToAgent::Reset

@@ -133,6 +133,11 @@ impl Hands {
         self.accumulators = accumulators;
     }
 
+    /// There are more, behind those that are known.
+    pub fn grow(&mut self, accumulators: Vec<Accumulator>) {
+        self.accumulators.extend(accumulators);
+    }
+
     pub fn put(&mut self, name: Name, bytes: Bytes) {
         self.blocks.insert(name, bytes);
     }

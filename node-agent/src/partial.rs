@@ -36,6 +36,11 @@ impl Partials {
         }
     }
 
+    /// There are more, behind those that are known.
+    pub fn grow(&mut self, accumulators: Vec<Accumulator>) {
+        self.accumulators.extend(accumulators);
+    }
+
     pub fn accumulator(&self, id: AccumulatorId) -> &Accumulator {
         &self.accumulators[id.0 as usize]
     }

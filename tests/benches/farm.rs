@@ -28,7 +28,7 @@ fn mix(graph: &mut Graph<Toy>, inputs: Vec<Input>) -> TaskId {
     })
 }
 
-fn run(what: &str, graph: &Graph<Toy>, agents: usize, cores: u16) {
+fn run(what: &str, graph: &Arc<Graph<Toy>>, agents: usize, cores: u16) {
     let options = EmbeddedOptions {
         agents: vec![AgentOptions::new(cores, 1 << 30); agents],
         ..EmbeddedOptions::new(1, 0)
@@ -36,11 +36,11 @@ fn run(what: &str, graph: &Graph<Toy>, agents: usize, cores: u16) {
     let mut best = f64::INFINITY;
     for _ in 0..5 {
         let report = run_embedded(
-            graph,
+            Arc::clone(graph),
             ContentHash::of(b"bench"),
             Arc::new(()),
             &options,
-            &mut |_, _| Ok::<_, Infallible>(()),
+            &mut |_, _| Ok::<_, Infallible>(None),
             &mut |_| {},
             &AtomicBool::new(false),
         )
@@ -132,13 +132,14 @@ fn passes(passes: u16, blocks: u32) -> Graph<Toy> {
 }
 
 /// The scheduler with agents that do everything at once, one of them lost now and then.
-fn schedule(what: &str, graph: &Graph<Toy>, agents: u32, losses: u32) {
+fn schedule(what: &str, graph: &Arc<Graph<Toy>>, agents: u32, losses: u32) {
     let begin = Instant::now();
     let config = SchedulerConfig {
         agents_expected: agents as usize,
         ..SchedulerConfig::farm()
     };
-    let mut scheduler = Scheduler::new(graph, ContentHash::of(b"bench"), config, None);
+    let hash = ContentHash::of(b"bench");
+    let mut scheduler = Scheduler::new(Arc::clone(graph), hash, config, None, &[]);
     let mut now = Moment::START;
     let said = |agent, message| Event::Said { agent, message };
     for agent in (0..agents).map(AgentId) {
@@ -165,12 +166,12 @@ fn schedule(what: &str, graph: &Graph<Toy>, agents: u32, losses: u32) {
                 Action::Finished => break 'run,
                 Action::Tell { .. }
                 | Action::Deliver(_)
-                | Action::DeliverKept(_)
                 | Action::Keep { .. }
                 | Action::Unkeep(_)
                 | Action::Failed { .. }
                 | Action::Refused { .. }
-                | Action::Close(_) => {}
+                | Action::Close(_)
+                | Action::NotGrown => {}
             }
         }
         let Some((agent, this)) = running.pop_front() else {
@@ -204,7 +205,7 @@ fn schedule(what: &str, graph: &Graph<Toy>, agents: u32, losses: u32) {
 }
 
 fn main() {
-    let graph = passes(10, 2500);
+    let graph = Arc::new(passes(10, 2500));
     schedule("passes", &graph, 1000, 0);
     schedule("passes", &graph, 1000, 10);
     let mut empty = Graph::default();
@@ -222,6 +223,7 @@ fn main() {
         .collect();
     let sum = mix(&mut classic, negated.into_iter().map(read).collect());
     classic.deliveries.push(sum);
+    let (empty, classic) = (Arc::new(empty), Arc::new(classic));
     for (agents, cores) in [(1, 1), (1, 2), (2, 1), (3, 4)] {
         run("empty", &empty, agents, cores);
         run("classic", &classic, agents, cores);

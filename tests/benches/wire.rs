@@ -81,7 +81,7 @@ fn classic() -> Graph<Classic> {
     graph
 }
 
-fn tasks(what: &str, graph: &Graph<Classic>, nodes: usize) {
+fn tasks(what: &str, graph: &Arc<Graph<Classic>>, nodes: usize) {
     let identity = FarmKey::create()
         .and_then(|key| key.identity())
         .expect("a key");
@@ -103,21 +103,21 @@ fn tasks(what: &str, graph: &Graph<Classic>, nodes: usize) {
             inputs: Arc::new(()),
             spool: None,
             progress_ms_min: 100,
-            deliver: &mut |_, _| Ok::<_, Infallible>(()),
+            deliver: &mut |_, _| Ok::<_, Infallible>(None),
             progress: &mut |_| {},
             stop: &AtomicBool::new(false),
         };
-        drive(graph, orders, farm.letters()).expect("nothing can fail");
+        drive(Arc::clone(graph), orders, farm.letters()).expect("nothing can fail");
         best = best.min(begun.elapsed().as_secs_f64());
     }
     let mut embedded = f64::INFINITY;
     for _ in 0..5 {
         let report = run_embedded(
-            graph,
+            Arc::clone(graph),
             plan,
             Arc::new(()),
             &EmbeddedOptions::new(nodes as u16, 1 << 30),
-            &mut |_, _| Ok::<_, Infallible>(()),
+            &mut |_, _| Ok::<_, Infallible>(None),
             &mut |_| {},
             &AtomicBool::new(false),
         )
@@ -230,7 +230,8 @@ fn card() -> NodeCard {
 
 fn main() {
     transfer(64);
-    tasks("empty", &empty(100_000), 1);
-    tasks("classic", &classic(), 1);
-    tasks("classic", &classic(), 2);
+    tasks("empty", &Arc::new(empty(100_000)), 1);
+    let classic = Arc::new(classic());
+    tasks("classic", &classic, 1);
+    tasks("classic", &classic, 2);
 }

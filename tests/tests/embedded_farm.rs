@@ -35,13 +35,13 @@ fn run(
     let inputs: Arc<dyn Inputs> = Arc::new(inputs);
     let mut delivered = BTreeMap::new();
     let report = run_embedded(
-        graph,
+        Arc::new(graph.clone()),
         ContentHash::of(b"plan"),
         inputs,
         options,
         &mut |task, bytes| {
             assert!(delivered.insert(task, bytes).is_none(), "delivered twice");
-            Ok(())
+            Ok(None)
         },
         &mut |_| {},
         &AtomicBool::new(false),
@@ -135,11 +135,11 @@ fn a_run_that_is_stopped_ends_at_once() {
     let stop = AtomicBool::new(false);
     let inputs: Arc<dyn Inputs> = Arc::new(());
     let result = run_embedded(
-        &graph,
+        Arc::new(graph),
         ContentHash::of(b"plan"),
         inputs,
         &options(1, 1, 1 << 30),
-        &mut |_, _| Ok::<_, Infallible>(()),
+        &mut |_, _| Ok::<_, Infallible>(None),
         &mut |_| stop.store(true, Ordering::Relaxed),
         &stop,
     );

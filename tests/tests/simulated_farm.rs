@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
     fmt::Write as _,
+    sync::Arc,
 };
 
 use coordinator::scheduler::{Action as Order, Event as News, Scheduler, SchedulerConfig};
@@ -87,20 +88,20 @@ struct Node {
     link_free: BTreeMap<(usize, usize), u64>,
 }
 
-struct Sim<'g> {
+struct Sim {
     random: Random,
     now: u64,
     next: u64,
     queue: BinaryHeap<std::cmp::Reverse<(u64, u64)>>,
     things: HashMap<u64, Thing>,
     nodes: Vec<Node>,
-    scheduler: Scheduler<'g, Toy>,
+    scheduler: Scheduler<Toy>,
     inputs: HashMap<ContentHash, Bytes>,
     blocks: HashMap<TaskId, Bytes>,
     delivered: BTreeMap<TaskId, Bytes>,
     finished: bool,
     memory: u64,
-    graph: &'g Graph<Toy>,
+    graph: Arc<Graph<Toy>>,
     config: SchedulerConfig,
     kept: BTreeMap<TaskId, Bytes>,
     keeps: bool,
@@ -135,7 +136,7 @@ fn pair(a: usize, b: usize) -> (usize, usize) {
     (a.min(b), a.max(b))
 }
 
-impl Sim<'_> {
+impl Sim {
     fn at(&mut self, delay: u64, thing: Thing) {
         let id = self.next;
         self.next += 1;
@@ -283,7 +284,6 @@ impl Sim<'_> {
             News::Said { .. } if self.random.one_in(10) => Some(news.clone()),
             News::Said { .. }
             | News::Delivery { .. }
-            | News::DeliveredKept(_)
             | News::NotKept(_)
             | News::KeepNoMore
             | News::Lost(_)
@@ -314,16 +314,6 @@ impl Sim<'_> {
                     let block = self.blocks[&task].clone();
                     assert!(self.delivered.insert(task, block).is_none());
                 }
-                Order::DeliverKept(task) => {
-                    let event = match self.kept.get(&task) {
-                        Some(block) if !self.random.one_in(10) => {
-                            assert!(self.delivered.insert(task, block.clone()).is_none());
-                            News::DeliveredKept(task)
-                        }
-                        Some(_) | None => News::NotKept(task),
-                    };
-                    self.scheduler.handle(Moment(self.now), event);
-                }
                 Order::Keep { agent, task } => {
                     if self.random.one_in(30) {
                         self.scheduler.handle(Moment(self.now), News::NotKept(task));
@@ -338,6 +328,7 @@ impl Sim<'_> {
                 Order::Failed { this, cause } => panic!("{this:?} failed: {cause:?}"),
                 Order::Refused { .. } => panic!("refused"),
                 Order::Close(agent) => self.nodes[agent.0 as usize].alive = false,
+                Order::NotGrown => panic!("the plan has not grown"),
                 Order::Finished => self.finished = true,
             }
         }
@@ -381,6 +372,22 @@ impl Sim<'_> {
         self.send(COORDINATOR, node, Thing::ToAgent(node, frame.encode()));
     }
 
+    /// Hands out what is kept of the deliveries; some of it cannot be read.
+    fn replay(&mut self) -> Vec<TaskId> {
+        let mut delivered = Vec::new();
+        let mut next = 0;
+        while let Some(&task) = self.graph.deliveries.get(next) {
+            next += 1;
+            if let Some(block) = self.kept.get(&task).cloned()
+                && !self.random.one_in(10)
+            {
+                assert!(self.delivered.insert(task, block).is_none());
+                delivered.push(task);
+            }
+        }
+        delivered
+    }
+
     fn restart(&mut self) {
         if self.finished {
             return;
@@ -396,7 +403,9 @@ impl Sim<'_> {
         self.tally.resumed += usize::from(!kept.is_empty());
         let kept = self.keeps.then_some(kept);
         self.config.agents_expected = 1;
-        self.scheduler = Scheduler::new(self.graph, PLAN, self.config, kept.as_deref());
+        let delivered = self.replay();
+        let graph = Arc::clone(&self.graph);
+        self.scheduler = Scheduler::new(graph, PLAN, self.config, kept.as_deref(), &delivered);
         for _ in 0..1 + self.random.below(3) {
             self.join();
         }
@@ -442,8 +451,12 @@ impl Sim<'_> {
                     return self.drain(node);
                 }
                 let message: ToAgent<Toy> = decode_control(&bytes).unwrap();
+                let hands = &mut self.nodes[node].hands;
                 if let ToAgent::Begin { accumulators, .. } = &message {
-                    self.nodes[node].hands.begin(accumulators.clone());
+                    hands.begin(accumulators.clone());
+                }
+                if let ToAgent::Grow { accumulators } = &message {
+                    hands.grow(accumulators.clone());
                 }
                 self.feed(node, Event::Coordinator(message));
             }
@@ -621,6 +634,7 @@ fn simulate(seed: u64, tally: Tally) -> Tally {
     let mut random = Random(seed ^ 0xfa4);
     with_checkpoints(&mut graph, &mut random);
     graph.validate().unwrap();
+    let graph = Arc::new(graph);
     let wanted = evaluate(&graph, &inputs);
     let crowd = random.one_in(200);
     let agents = if crowd {
@@ -639,7 +653,7 @@ fn simulate(seed: u64, tally: Tally) -> Tally {
     };
     let kept: Option<&[TaskId]> = keeps.then_some(&[]);
     let mut sim = Sim {
-        scheduler: Scheduler::new(&graph, PLAN, config, kept),
+        scheduler: Scheduler::new(Arc::clone(&graph), PLAN, config, kept, &[]),
         now: 0,
         next: 0,
         queue: BinaryHeap::new(),
@@ -650,7 +664,7 @@ fn simulate(seed: u64, tally: Tally) -> Tally {
         delivered: BTreeMap::new(),
         finished: false,
         memory,
-        graph: &graph,
+        graph: Arc::clone(&graph),
         config,
         kept: BTreeMap::new(),
         keeps,

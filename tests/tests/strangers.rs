@@ -246,7 +246,7 @@ fn a_member_that_talks_nonsense_ends_its_own_job_and_no_more() {
     let plan = job().plan;
     let begin = encode_control(&ToAgent::<u8>::Begin {
         you: AgentId(0),
-        protocol: 1,
+        protocol: PROTOCOL.newest,
         plan,
         accumulators: Vec::new(),
         inputs: Vec::new(),
@@ -328,7 +328,7 @@ fn a_question_for_what_cannot_be_is_no_panic() {
     outbox
         .control(&ToAgent::<u8>::Begin {
             you: AgentId(0),
-            protocol: 1,
+            protocol: PROTOCOL.newest,
             plan: job().plan,
             accumulators: Vec::new(),
             inputs: Vec::new(),

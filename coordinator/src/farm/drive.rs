@@ -1,4 +1,7 @@
 //! The loop of a run: letters in, orders out, until the plan is done.
+//!
+//! A plan that is open grows when a block is delivered: whoever takes it says what comes next. What a run before has kept of
+//! the deliveries is handed out before anything else happens, so that the plan is first of all as far as it was.
 
 use std::{
     collections::HashMap,
@@ -47,9 +50,18 @@ pub enum ToCoordinator {
     Alone(String),
 }
 
+/// Is handed the blocks of [`Graph::deliveries`] as they come, each once. A graph that it returns is the plan from then on:
+/// see [`Graph::grows_from`].
+///
+/// What a plan grows by must follow from the plan and the blocks delivered so far, and from nothing else: a run that goes on
+/// where another was broken off hands out again, in the order of the plan, what is in the spool, and comes to the same tasks
+/// under the same numbers. A block that decides something is to be in a checkpoint which none supersedes; otherwise all
+/// that depends on it begins anew.
+pub type Deliver<'a, W, E> = &'a mut dyn FnMut(TaskId, Bytes) -> Result<Option<Arc<Graph<W>>>, E>;
+
 /// What a run is to do, beside its graph.
-pub struct Orders<'a, E> {
-    /// The plan's hash: the name of its results.
+pub struct Orders<'a, W, E> {
+    /// The plan's hash: the name of its results, also of those by which it grows.
     pub plan: ContentHash,
     pub config: SchedulerConfig,
     /// Input blocks for agents that ask the coordinator for them.
@@ -58,8 +70,7 @@ pub struct Orders<'a, E> {
     pub spool: Option<Arc<Spool>>,
     /// The least time between two reports of progress within a stage.
     pub progress_ms_min: u64,
-    /// Is handed the blocks of [`Graph::deliveries`] as they come.
-    pub deliver: &'a mut dyn FnMut(TaskId, Bytes) -> Result<(), E>,
+    pub deliver: Deliver<'a, W, E>,
     /// Called about ten times a second and when a stage ends.
     pub progress: &'a mut dyn FnMut(&Progress),
     pub stop: &'a AtomicBool,
@@ -71,10 +82,9 @@ const STOP_POLL: Duration = Duration::from_millis(50);
 const THREADS_POLL: Duration = Duration::from_millis(2);
 const LETTERS_MAX: usize = 256;
 
-struct Run<'g, 'a, W: Work, E> {
-    graph: &'g Graph<W>,
-    orders: Orders<'a, E>,
-    scheduler: Scheduler<'g, W>,
+struct Run<'a, W: Work, E> {
+    orders: Orders<'a, W, E>,
+    scheduler: Scheduler<W>,
     keeper: Option<Keeper>,
     librarian: Librarian,
     outboxes: HashMap<AgentId, Outbox>,
@@ -88,17 +98,19 @@ struct Run<'g, 'a, W: Work, E> {
 
 /// Runs a plan on the agents that come in through the mailbox.
 pub fn drive<W: Work, E>(
-    graph: &Graph<W>,
-    orders: Orders<'_, E>,
+    mut graph: Arc<Graph<W>>,
+    mut orders: Orders<'_, W, E>,
     letters: &Receiver<ToCoordinator>,
 ) -> Result<RunReport, RunError<E>> {
     graph.validate()?;
     let kept = orders.spool.as_ref().map(|spool| spool.kept());
+    let delivered = replay(&mut graph, &mut orders)?;
+    let kept = kept.as_deref();
+    let scheduler = Scheduler::new(graph, orders.plan, orders.config, kept, &delivered);
     let threads = |why: std::io::Error| RunError::Agent(format!("could not start a thread: {why}"));
     let spool = orders.spool.clone();
     let mut run = Run {
-        graph,
-        scheduler: Scheduler::new(graph, orders.plan, orders.config, kept.as_deref()),
+        scheduler,
         keeper: spool
             .clone()
             .map(Keeper::start)
@@ -157,7 +169,41 @@ pub fn drive<W: Work, E>(
     Ok(run.end(last))
 }
 
-impl<W: Work, E> Run<'_, '_, W, E> {
+/// A graph that has grown is still one, and begins with what was there.
+fn grown<W, E>(before: &Graph<W>, graph: &Graph<W>) -> Result<(), RunError<E>> {
+    graph.grows_from(before)?;
+    graph.validate()?;
+    Ok(())
+}
+
+/// Hands out the deliveries that a run before has kept, and lets the plan grow for them. Which they were.
+fn replay<W: Work, E>(
+    graph: &mut Arc<Graph<W>>,
+    orders: &mut Orders<'_, W, E>,
+) -> Result<Vec<TaskId>, RunError<E>> {
+    let mut delivered = Vec::new();
+    let Some(spool) = orders.spool.clone() else {
+        return Ok(delivered);
+    };
+    let mut next = 0;
+    while let Some(&task) = graph.deliveries.get(next) {
+        next += 1;
+        let Some(block) = spool.read(task, None) else {
+            continue;
+        };
+        if orders.stop.load(Ordering::Relaxed) {
+            return Err(RunError::Interrupted);
+        }
+        delivered.push(task);
+        if let Some(longer) = (orders.deliver)(task, block).map_err(RunError::Deliver)? {
+            grown(graph, &longer)?;
+            *graph = longer;
+        }
+    }
+    Ok(delivered)
+}
+
+impl<W: Work, E> Run<'_, W, E> {
     fn now(&self) -> Moment {
         Moment(self.start.elapsed().as_micros() as u64)
     }
@@ -199,18 +245,11 @@ impl<W: Work, E> Run<'_, '_, W, E> {
                 }
                 Action::Deliver(task) => {
                     let block = self.blocks.get(&task).cloned().expect("it has just come");
-                    (self.orders.deliver)(task, block).map_err(RunError::Deliver)?;
-                }
-                Action::DeliverKept(task) => {
-                    let spool = self.orders.spool.as_ref();
-                    let event = match spool.and_then(|s| s.read(task, None)) {
-                        Some(block) => {
-                            (self.orders.deliver)(task, block).map_err(RunError::Deliver)?;
-                            Event::DeliveredKept(task)
-                        }
-                        None => Event::NotKept(task),
-                    };
-                    self.handle(event);
+                    let longer = (self.orders.deliver)(task, block).map_err(RunError::Deliver)?;
+                    if let Some(graph) = longer {
+                        grown(self.scheduler.graph(), &graph)?;
+                        self.scheduler.grow(now, graph);
+                    }
                 }
                 Action::Keep { agent, task } => {
                     let block = self.blocks.get(&task).cloned().expect("it has just come");
@@ -240,6 +279,7 @@ impl<W: Work, E> Run<'_, '_, W, E> {
                     );
                     self.give_up(agent);
                 }
+                Action::NotGrown => return Err(RunError::NotGrown),
                 Action::Finished => return Ok(true),
             }
         }
@@ -253,7 +293,9 @@ impl<W: Work, E> Run<'_, '_, W, E> {
             Cause::Work(WorkError::OutOfMemory { bytes }) => RunError::Budget { needed: bytes },
             Cause::Work(error) => RunError::Work {
                 task: this.task,
-                verb: self.graph.tasks[this.task.0 as usize].work.verb(),
+                verb: self.scheduler.graph().tasks[this.task.0 as usize]
+                    .work
+                    .verb(),
                 error,
                 story: self.scheduler.story().of(this.task),
             },
@@ -284,7 +326,8 @@ impl<W: Work, E> Run<'_, '_, W, E> {
                 }
                 if let FromAgent::Failed { this, cause } = &message {
                     let verb = self
-                        .graph
+                        .scheduler
+                        .graph()
                         .tasks
                         .get(this.task.0 as usize)
                         .map_or("?", |t| t.work.verb());

@@ -16,16 +16,15 @@ use node_agent::{
     inputs::Inputs,
 };
 use shared::farm::{
-    bytes::Bytes,
     frame::{Frame, encode_control},
     graph::Graph,
-    ids::{AgentId, ContentHash, TaskId},
+    ids::{AgentId, ContentHash},
     link::Outbox,
     message::{Peer, ToAgent},
     work::Work,
 };
 
-use super::{Orders, RunError, RunReport, ToCoordinator, drive};
+use super::{Deliver, Orders, RunError, RunReport, ToCoordinator, drive};
 use crate::{
     scheduler::{Progress, SchedulerConfig},
     spool::Spool,
@@ -184,11 +183,11 @@ impl Drop for Agents {
 
 /// Runs a plan on agents in this process.
 pub fn run_embedded<W: Work, E>(
-    graph: &Graph<W>,
+    graph: Arc<Graph<W>>,
     plan: ContentHash,
     inputs: Arc<dyn Inputs>,
     options: &EmbeddedOptions,
-    deliver: &mut dyn FnMut(TaskId, Bytes) -> Result<(), E>,
+    deliver: Deliver<'_, W, E>,
     progress: &mut dyn FnMut(&Progress),
     stop: &AtomicBool,
 ) -> Result<RunReport, RunError<E>> {

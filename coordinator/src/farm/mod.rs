@@ -11,7 +11,7 @@ pub mod remote;
 
 use shared::farm::{frame::FrameError, graph::GraphError, ids::TaskId, work::WorkError};
 
-pub use drive::{Orders, ToCoordinator, drive};
+pub use drive::{Deliver, Orders, ToCoordinator, drive};
 pub use embedded::{AgentOptions, EmbeddedOptions, run_embedded};
 pub use librarian::Librarian;
 pub use node_agent::inputs::{InputError, InputErrorKind, Inputs};
@@ -54,6 +54,9 @@ pub enum RunError<E> {
     Deliver(E),
     #[error("the plan is broken: {0}")]
     Graph(#[from] GraphError),
+    /// A bug of whoever takes the results.
+    #[error("all of the plan is done, but it was left open and has not grown")]
+    NotGrown,
     /// An agent could not be started or has ended before the job.
     #[error("an agent failed: {0}")]
     Agent(String),

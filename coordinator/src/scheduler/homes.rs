@@ -63,7 +63,7 @@ fn divide(shares: &mut [Share], count: usize) {
     }
 }
 
-impl<W: Clone> Scheduler<'_, W> {
+impl<W: Clone> Scheduler<W> {
     /// Cost done per microsecond, by all of its cores.
     fn speed(row: &AgentRow) -> Option<f64> {
         let now = (row.meter.us > 0).then(|| row.meter.cost as f64 / row.meter.us as f64);

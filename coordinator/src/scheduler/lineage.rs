@@ -4,8 +4,9 @@
 //! A partial sum is lost whole. The contributions that were in it are added again elsewhere; the partial sums of others
 //! stay as they are. Since a reader adds only disjoint sets that cover all, no contribution can count twice.
 //!
-//! A run begins as if all of the plan had been done and lost: what the deliveries and the checkpoints need of it, beyond
-//! what a run before has kept, is to be done.
+//! A run begins as if all of the plan had been done and lost, and so does what a plan grows by: see [`super::growth`].
+
+use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 use shared::farm::{
@@ -19,72 +20,23 @@ use super::{Keep, Scheduler, State, Transition};
 /// What is being undone: tasks still to look at, and whose readers have to be counted anew.
 #[derive(Default)]
 pub(super) struct Undoing {
-    tasks: Vec<TaskId>,
+    pub tasks: Vec<TaskId>,
+    /// From this one on, tasks have never been done.
+    new: Option<TaskId>,
     touched: FxHashSet<TaskId>,
     touched_sums: FxHashSet<AccumulatorId>,
 }
 
-impl<W: Clone> Scheduler<'_, W> {
-    /// Everything that is needed and does not exist.
-    pub(super) fn begin(&mut self, kept: Option<&[TaskId]>) {
-        let graph = self.graph;
-        if let Some(kept) = kept {
-            for &task in kept {
-                if let Some(row) = self.tasks.get_mut(task.0 as usize)
-                    && self.tables.checkpoint_of(task.0).is_some()
-                {
-                    row.keep = Keep::Kept;
-                }
-            }
-            self.count_checkpoints();
+impl Undoing {
+    pub fn of_new(first: TaskId) -> Self {
+        Self {
+            new: Some(first),
+            ..Self::default()
         }
-        let mut undoing = Undoing::default();
-        for (c, checkpoint) in graph.checkpoints.iter().enumerate() {
-            if kept.is_none() || self.checkpoints[c].superseded {
-                continue;
-            }
-            for &task in &checkpoint.tasks {
-                let row = &mut self.tasks[task.0 as usize];
-                match row.keep {
-                    Keep::Kept => {}
-                    Keep::No | Keep::Wanted => {
-                        row.keep = Keep::Wanted;
-                        row.readers_left += 1;
-                        undoing.tasks.push(task);
-                    }
-                }
-            }
-        }
-        for &task in &graph.deliveries {
-            let row = &mut self.tasks[task.0 as usize];
-            row.readers_left += 1;
-            self.not_delivered += 1;
-            match row.keep {
-                Keep::Kept => self.actions.push_back(super::Action::DeliverKept(task)),
-                Keep::No | Keep::Wanted => undoing.tasks.push(task),
-            }
-        }
-        // What nobody reads is done for its own sake.
-        for (index, spec) in graph.tasks.iter().enumerate() {
-            let index = index as u32;
-            let read = match spec.output {
-                Output::Block { .. } => {
-                    !self.tables.result_readers(index).is_empty()
-                        || self.tables.delivered[index as usize]
-                        || self.tables.checkpoint_of(index).is_some()
-                }
-                Output::Fold { accumulator, .. } => {
-                    !self.tables.sum_readers(accumulator.0).is_empty()
-                }
-            };
-            if !read {
-                undoing.tasks.push(TaskId(index));
-            }
-        }
-        self.undo_all(Moment::START, undoing);
-        self.drop_superseded();
     }
+}
 
+impl<W: Clone> Scheduler<W> {
     /// The agent is no longer counted on. Whoever calls says what becomes of it.
     pub(super) fn write_off(&mut self, now: Moment, agent: AgentId) {
         let recalls = self.readers_from(agent);
@@ -182,7 +134,7 @@ impl<W: Clone> Scheduler<'_, W> {
         recalls.into_iter().collect()
     }
 
-    fn undo_all(&mut self, now: Moment, mut undoing: Undoing) {
+    pub(super) fn undo_all(&mut self, now: Moment, mut undoing: Undoing) {
         while let Some(task) = undoing.tasks.pop() {
             self.undo(now, task, &mut undoing);
         }
@@ -222,10 +174,10 @@ impl<W: Clone> Scheduler<'_, W> {
         row.state = State::Waiting;
         self.not_done += 1;
         undoing.touched.insert(task);
-        if now != Moment::START {
+        if undoing.new.is_none_or(|new| task < new) {
             self.story.tell(now, task, Transition::Undone);
         }
-        let graph = self.graph;
+        let graph = Arc::clone(&self.graph);
         let spec = &graph.tasks[task.0 as usize];
         self.stages[spec.stage as usize].undone(spec.cost);
         match spec.output {

@@ -5,7 +5,10 @@
 //! had yielded is lost and needed. A block has one owner, and perhaps a copy in the spool; a contribution is in one agent's
 //! partial sum. What the scheduler believes is only changed by answers to a current attempt from agents that are not
 //! written off.
+//!
+//! The graph may grow while it runs: see [`Scheduler::grow`].
 
+mod growth;
 mod homes;
 mod lineage;
 mod placement;
@@ -16,7 +19,10 @@ mod tables;
 mod tests;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use rustc_hash::FxHashMap;
 use shared::farm::{
@@ -91,8 +97,6 @@ pub enum Event {
         agent: AgentId,
         task: TaskId,
     },
-    /// [`Action::DeliverKept`] is done.
-    DeliveredKept(TaskId),
     /// The spool does not have this one, though it should.
     NotKept(TaskId),
     /// Nothing more can be kept.
@@ -108,10 +112,8 @@ pub enum Action<W> {
         agent: AgentId,
         message: ToAgent<W>,
     },
-    /// Hand out the block that has just come.
+    /// Hand out the block that has just come. If the graph is to grow for it, it has to before the next action is asked for.
     Deliver(TaskId),
-    /// Hand out a block from the spool.
-    DeliverKept(TaskId),
     /// Keep the block that has just come, and tell the agent `Delivered` once it is kept.
     Keep {
         agent: AgentId,
@@ -129,6 +131,8 @@ pub enum Action<W> {
     },
     /// End the link to this agent.
     Close(AgentId),
+    /// Everything is done and delivered, and the graph was left open: nothing will happen any more.
+    NotGrown,
     Finished,
 }
 
@@ -167,7 +171,8 @@ struct Row {
     attempt: u32,
     /// Inputs that do not exist; counted while waiting.
     missing: u32,
-    /// Inputs of tasks not done that read this, one for a delivery to come, and one while it is to be kept.
+    /// Inputs of tasks not done that read this, one for a delivery to come, one while it is to be kept, and one while it
+    /// is held.
     readers_left: u32,
     /// Who has the block, or the contribution.
     holder: Option<AgentId>,
@@ -337,13 +342,15 @@ impl AgentRow {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Scheduler<'g, W> {
-    graph: &'g Graph<W>,
+pub struct Scheduler<W> {
+    graph: Arc<Graph<W>>,
     plan: ContentHash,
     config: SchedulerConfig,
     tables: Tables,
     tasks: Vec<Row>,
     sums: Vec<Sum>,
+    /// There is a spool, and it still takes blocks.
+    keeps: bool,
     checkpoints: Vec<CheckpointRow>,
     /// Superseded since [`Scheduler::drop_superseded`] was last called.
     superseded: Vec<usize>,
@@ -371,39 +378,25 @@ pub struct Scheduler<'g, W> {
     story: Story,
 }
 
-impl<'g, W: Clone> Scheduler<'g, W> {
+impl<W: Clone> Scheduler<W> {
     /// The graph must be valid. `kept` is what a run before has left in the spool; `None` when there is no spool.
+    /// `delivered` are those deliveries that have been handed out from there.
     pub fn new(
-        graph: &'g Graph<W>,
+        graph: Arc<Graph<W>>,
         plan: ContentHash,
         config: SchedulerConfig,
         kept: Option<&[TaskId]>,
+        delivered: &[TaskId],
     ) -> Self {
-        let tables = Tables::new(graph);
-        let row = Row {
-            state: State::Done,
-            attempt: 0,
-            missing: 0,
-            readers_left: 0,
-            holder: None,
-            last: None,
-            delivered: false,
-            keep: Keep::No,
-            shelf: Shelf::Free,
-        };
-        let sum = Sum {
-            folds_left: 0,
-            readers_left: 0,
-            dropped: true,
-            holders: BTreeMap::new(),
-        };
         let mut scheduler = Self {
-            graph,
+            graph: Arc::default(),
             plan,
             config,
-            tasks: vec![row; graph.tasks.len()],
-            sums: vec![sum; graph.accumulators.len()],
-            checkpoints: vec![CheckpointRow::default(); graph.checkpoints.len()],
+            tables: Tables::default(),
+            tasks: Vec::new(),
+            sums: Vec::new(),
+            keeps: kept.is_some(),
+            checkpoints: Vec::new(),
             superseded: Vec::new(),
             agents: Vec::new(),
             alive: 0,
@@ -411,12 +404,12 @@ impl<'g, W: Clone> Scheduler<'g, W> {
             met: 0,
             begun: false,
             shelves: placement::Shelves::default(),
-            homes: vec![None; tables.inputs.len()],
+            homes: Vec::new(),
             replan: false,
             planned_stage: None,
             twins: FxHashMap::default(),
             troubles: watch::Troubles::default(),
-            stages: progress::stages(graph),
+            stages: Vec::new(),
             not_done: 0,
             not_delivered: 0,
             drop_sums: Vec::new(),
@@ -425,10 +418,14 @@ impl<'g, W: Clone> Scheduler<'g, W> {
             dirty: true,
             over: false,
             story: Story::default(),
-            tables,
         };
-        scheduler.begin(kept);
+        scheduler.begin(graph, kept.unwrap_or_default(), delivered);
         scheduler
+    }
+
+    /// The graph as it is now.
+    pub fn graph(&self) -> &Arc<Graph<W>> {
+        &self.graph
     }
 
     pub fn story(&self) -> &Story {
@@ -458,7 +455,12 @@ impl<'g, W: Clone> Scheduler<'g, W> {
                 for agent in self.living() {
                     self.tell(agent, ToAgent::End);
                 }
-                self.actions.push_back(Action::Finished);
+                let last = if self.graph.open {
+                    Action::NotGrown
+                } else {
+                    Action::Finished
+                };
+                self.actions.push_back(last);
             } else {
                 self.begun =
                     self.begun || (self.surveyed > 0 && self.met >= self.config.agents_expected);
@@ -485,7 +487,6 @@ impl<'g, W: Clone> Scheduler<'g, W> {
         match event {
             Event::Said { agent, message } => self.said(now, agent, message),
             Event::Delivery { agent, task } => self.delivery(now, agent, task),
-            Event::DeliveredKept(task) => self.delivered_kept(now, task),
             Event::NotKept(task) => self.not_kept(now, task),
             Event::KeepNoMore => self.keep_no_more(),
             Event::Lost(agent) => self.gone(now, agent),
@@ -687,7 +688,7 @@ impl<'g, W: Clone> Scheduler<'g, W> {
         self.give_up(agent, task);
         self.troubles.forget(task);
         let us = f64::from(done.took_us);
-        let graph = self.graph;
+        let graph = Arc::clone(&self.graph);
         let spec = &graph.tasks[task.0 as usize];
         let homed = self.tables.block_of(task.0).is_some();
         let row = &mut self.agents[agent.0 as usize];
@@ -784,18 +785,6 @@ impl<'g, W: Clone> Scheduler<'g, W> {
         self.drop_result(task);
     }
 
-    fn delivered_kept(&mut self, now: Moment, task: TaskId) {
-        let row = &mut self.tasks[task.0 as usize];
-        if !row.delivered {
-            row.delivered = true;
-            row.readers_left -= 1;
-            self.not_delivered -= 1;
-            self.story
-                .tell(now, task, Transition::Delivered(AgentId::COORDINATOR));
-            self.drop_result(task);
-        }
-    }
-
     /// One more task of a checkpoint is kept.
     fn one_kept(&mut self, task: TaskId) {
         if let Some(c) = self.tables.checkpoint_of(task.0) {
@@ -803,18 +792,6 @@ impl<'g, W: Clone> Scheduler<'g, W> {
             if self.checkpoints[c].left == 0 {
                 self.supersede(c);
                 self.drop_superseded();
-            }
-        }
-    }
-
-    fn count_checkpoints(&mut self) {
-        for (c, checkpoint) in self.graph.checkpoints.iter().enumerate() {
-            let kept = |t: &TaskId| self.tasks[t.0 as usize].keep == Keep::Kept;
-            self.checkpoints[c].left = checkpoint.tasks.iter().filter(|t| !kept(t)).count();
-        }
-        for c in 0..self.checkpoints.len() {
-            if self.checkpoints[c].left == 0 {
-                self.supersede(c);
             }
         }
     }
@@ -835,7 +812,7 @@ impl<'g, W: Clone> Scheduler<'g, W> {
 
     /// Lets go of what is kept or to be kept of checkpoints that are superseded.
     fn drop_superseded(&mut self) {
-        let graph = self.graph;
+        let graph = Arc::clone(&self.graph);
         for c in std::mem::take(&mut self.superseded) {
             for &task in &graph.checkpoints[c].tasks {
                 let row = &mut self.tasks[task.0 as usize];
@@ -852,6 +829,7 @@ impl<'g, W: Clone> Scheduler<'g, W> {
     }
 
     fn keep_no_more(&mut self) {
+        self.keeps = false;
         for index in 0..self.tasks.len() {
             let row = &mut self.tasks[index];
             match row.keep {

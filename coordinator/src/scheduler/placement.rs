@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use shared::farm::{
     graph::{Input, Output},
     ids::{AgentId, Attempt, TaskId},
-    message::{Assignment, Name, Need, ToAgent, Try},
+    message::{Assignment, LATER, Name, Need, ToAgent, Try},
     moment::Moment,
 };
 
@@ -69,7 +69,7 @@ pub(super) struct Filed {
     surplus: u32,
 }
 
-impl<W: Clone> Scheduler<'_, W> {
+impl<W: Clone> Scheduler<W> {
     pub(super) fn make_ready(&mut self, now: Moment, task: TaskId) {
         self.tasks[task.0 as usize].state = State::Ready;
         self.story.tell(now, task, Transition::Ready);
@@ -476,10 +476,15 @@ impl<W: Clone> Scheduler<'_, W> {
                     }
                 };
                 let name: Name = tables::name(input);
+                let again = self.tables.again(task.0, index).or(match input {
+                    Input::Block { .. } if self.graph.open => Some(LATER + task.0),
+                    // Copies may go: what is held stays with whoever has made it.
+                    Input::Block { .. } | Input::Result { .. } | Input::Fold { .. } => None,
+                });
                 Need {
                     name,
                     bytes,
-                    again: self.tables.again(task.0, index).map(TaskId),
+                    again: again.map(TaskId),
                     holders,
                 }
             })

@@ -50,24 +50,20 @@ impl StageProgress {
     }
 }
 
-/// All stages, done.
-pub(super) fn stages<W>(graph: &Graph<W>) -> Vec<StageProgress> {
-    let mut stages: Vec<StageProgress> = graph
-        .stages
-        .iter()
-        .map(|name| StageProgress {
-            name: name.clone(),
-            ..StageProgress::default()
-        })
-        .collect();
-    for task in &graph.tasks {
+/// Adds the stages and tasks that `graph` has beyond `stages` and the first `known` tasks, all of them done.
+pub(super) fn extend<W>(stages: &mut Vec<StageProgress>, known: usize, graph: &Graph<W>) {
+    let names = graph.stages.iter().skip(stages.len());
+    stages.extend(names.map(|name| StageProgress {
+        name: name.clone(),
+        ..StageProgress::default()
+    }));
+    for task in &graph.tasks[known..] {
         let stage = &mut stages[task.stage as usize];
         stage.tasks += 1;
         stage.cost += task.cost;
         stage.tasks_done += 1;
         stage.cost_done += task.cost;
     }
-    stages
 }
 
 /// How far a run is.
@@ -82,7 +78,7 @@ pub struct Progress {
     pub agents: usize,
 }
 
-impl<W: Clone> super::Scheduler<'_, W> {
+impl<W: Clone> super::Scheduler<W> {
     pub fn stages(&self) -> &[StageProgress] {
         &self.stages
     }

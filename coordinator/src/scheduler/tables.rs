@@ -1,9 +1,9 @@
-//! What the scheduler needs to know of a graph and what never changes: who reads what, and when next.
+//! What the scheduler needs to know of a graph and what changes only when it grows: who reads what, and when next.
 
 use rustc_hash::FxHashMap;
 use shared::farm::{
     graph::{Graph, Input, Output},
-    ids::ContentHash,
+    ids::{ContentHash, TaskId},
     message::Name,
 };
 
@@ -39,7 +39,7 @@ impl Rows {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Tables {
     result_readers: Rows,
     sum_readers: Rows,
@@ -49,6 +49,7 @@ pub(super) struct Tables {
     /// For every input of every task, the next task that reads the same.
     again: Vec<u32>,
     pub delivered: Vec<bool>,
+    pub held: Vec<bool>,
     /// Every input block once, in the order of their first readers, and its length.
     pub inputs: Vec<ContentHash>,
     pub input_bytes: Vec<u64>,
@@ -182,10 +183,13 @@ impl Tables {
                 next.insert(name(input), t as u32);
             }
         }
-        let mut delivered = vec![false; tasks];
-        for task in &graph.deliveries {
-            delivered[task.0 as usize] = true;
-        }
+        let marked = |these: &[TaskId]| {
+            let mut marks = vec![false; tasks];
+            for task in these {
+                marks[task.0 as usize] = true;
+            }
+            marks
+        };
         let block_of = blocks_of(graph, &places);
         let homed_tasks = || (0..).zip(&block_of).filter(|(_, b)| **b != NONE);
         let block_readers = Rows::collect(
@@ -212,7 +216,8 @@ impl Tables {
             sum_folders,
             starts,
             again,
-            delivered,
+            delivered: marked(&graph.deliveries),
+            held: marked(&graph.held),
             inputs,
         }
     }

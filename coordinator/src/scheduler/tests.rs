@@ -49,17 +49,26 @@ fn equal(count: u32) -> Graph<Nothing> {
 }
 
 /// The scheduler, spoken to in verbs.
-struct Farm<'g> {
-    scheduler: Scheduler<'g, Nothing>,
+struct Farm {
+    scheduler: Scheduler<Nothing>,
     now: u64,
 }
 
-impl<'g> Farm<'g> {
-    fn new(graph: &'g Graph<Nothing>, cores: &[u16]) -> Self {
+impl Farm {
+    fn new(graph: &Graph<Nothing>, cores: &[u16]) -> Self {
         Self::keeping(graph, cores, None)
     }
 
-    fn keeping(graph: &'g Graph<Nothing>, cores: &[u16], kept: Option<&[TaskId]>) -> Self {
+    fn keeping(graph: &Graph<Nothing>, cores: &[u16], kept: Option<&[TaskId]>) -> Self {
+        Self::going_on(graph, cores, kept, &[])
+    }
+
+    fn going_on(
+        graph: &Graph<Nothing>,
+        cores: &[u16],
+        kept: Option<&[TaskId]>,
+        delivered: &[TaskId],
+    ) -> Self {
         graph.validate().unwrap();
         let config = SchedulerConfig {
             agents_expected: cores.len(),
@@ -68,7 +77,7 @@ impl<'g> Farm<'g> {
             ..SchedulerConfig::default()
         };
         let mut farm = Self {
-            scheduler: Scheduler::new(graph, PLAN, config, kept),
+            scheduler: Scheduler::new(Arc::new(graph.clone()), PLAN, config, kept, delivered),
             now: 0,
         };
         for (agent, &cores) in cores.iter().enumerate() {
@@ -290,7 +299,7 @@ fn a_lost_partial_sum_is_added_again_and_its_readers_are_told() {
     assert_eq!(farm.assigned()[0].1.task, reader);
 }
 
-impl Farm<'_> {
+impl Farm {
     fn tick_at(&mut self, now: u64) {
         self.now = now - 1;
         self.handle(Event::Tick);
@@ -401,7 +410,7 @@ fn blocks_find_homes_in_proportion_to_cores_and_where_they_are() {
     }
     let mut farm = Farm::new(&graph, &[1, 2, 4]);
     farm.assigned();
-    let homes = |farm: &Farm<'_>| {
+    let homes = |farm: &Farm| {
         [0, 1, 2].map(|a| {
             let homes = farm.scheduler.homes.iter();
             homes.filter(|h| **h == Some(AgentId(a))).count()
@@ -497,20 +506,25 @@ fn a_run_begins_with_what_the_one_before_has_kept() {
 }
 
 #[test]
-fn what_is_kept_and_wanted_is_delivered_from_the_spool() {
+fn what_was_delivered_from_the_spool_is_not_delivered_again() {
     let mut graph = kept_in_turn();
     graph.deliveries.push(TaskId(2));
-    let mut farm = Farm::keeping(&graph, &[1], Some(&[TaskId(2)]));
-    let actions = farm.actions();
-    assert!(actions.contains(&Action::DeliverKept(TaskId(2))));
-    farm.handle(Event::DeliveredKept(TaskId(2)));
+    let kept = [TaskId(2)];
+    let mut farm = Farm::going_on(&graph, &[1], Some(&kept), &kept);
+    assert_eq!(farm.assigned(), [(0, first(3))]);
     farm.does(0, first(3));
     let agent = AgentId(0);
     farm.handle(Event::Delivery {
         agent,
         task: TaskId(3),
     });
-    assert_eq!(farm.actions().last(), Some(&Action::Finished));
+    let actions = farm.actions();
+    assert!(!actions.contains(&Action::Deliver(TaskId(2))));
+    assert_eq!(actions.last(), Some(&Action::Finished));
+    // What is in the spool and could not be read there is made again.
+    let mut farm = Farm::going_on(&graph, &[1], Some(&kept), &[]);
+    let again: Vec<u32> = farm.assigned().iter().map(|(_, t)| t.task.0).collect();
+    assert_eq!(again, [0, 1]);
 }
 
 #[test]

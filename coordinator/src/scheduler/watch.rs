@@ -77,7 +77,7 @@ impl SchedulerConfig {
     }
 }
 
-impl<W: Clone> Scheduler<'_, W> {
+impl<W: Clone> Scheduler<W> {
     /// The next moment at which it wants an [`Event::Tick`](super::Event::Tick).
     pub fn poll_deadline(&self) -> Option<Moment> {
         let delayed = self.shelves.delayed.first().map(|(at, _)| *at);

@@ -426,6 +426,7 @@ impl<W: Clone> Agent<W> {
                 self.partials = Partials::new(accumulators);
                 self.actions.push_back(Action::Survey(inputs));
             }
+            ToAgent::Grow { accumulators } => self.partials.grow(accumulators),
             ToAgent::Peers(_) | ToAgent::Ping => {}
             ToAgent::Reset => self.reset(),
             ToAgent::Refuse { .. } | ToAgent::End => self.actions.push_back(Action::Stop),

@@ -57,7 +57,7 @@ impl Bench {
         };
         bench.coordinator(ToAgent::Begin {
             you: AgentId(0),
-            protocol: 1,
+            protocol: PROTOCOL.newest,
             plan: hash(9),
             accumulators: vec![Accumulator {
                 parts: vec![vec![4]; parts],
@@ -406,7 +406,7 @@ fn after_a_reset_it_runs_out_what_it_does_and_says_hello_with_its_inputs() {
     assert_eq!(bench.agent.store().tracked(), 30, "one input is here");
     bench.coordinator(ToAgent::Begin {
         you: AgentId(0),
-        protocol: 1,
+        protocol: PROTOCOL.newest,
         plan: hash(9),
         accumulators: vec![Accumulator {
             parts: vec![vec![4]],

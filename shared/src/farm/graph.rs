@@ -1,5 +1,8 @@
 //! A plan as data: which tasks there are, what each reads, what it yields. The farm schedules a [`Graph`] without
 //! knowing what its tasks mean.
+//!
+//! A graph that is *open* grows while it runs. Whoever runs it looks at a delivered block, decides what comes next, and
+//! hands over a longer graph, of which the one before is the beginning: see [`Graph::grows_from`].
 
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +98,11 @@ pub struct Graph<W> {
     /// Tasks whose blocks are handed to whoever runs the plan, as soon as they exist.
     pub deliveries: Vec<TaskId>,
     pub checkpoints: Vec<Checkpoint>,
+    /// Tasks whose blocks a later growth may read: they stay though nobody in the graph reads them, and are made again
+    /// when they are lost. Each growth says anew which these are.
+    pub held: Vec<TaskId>,
+    /// More will come.
+    pub open: bool,
 }
 
 impl<W> Default for Graph<W> {
@@ -105,6 +113,8 @@ impl<W> Default for Graph<W> {
             stages: Vec::new(),
             deliveries: Vec::new(),
             checkpoints: Vec::new(),
+            held: Vec::new(),
+            open: false,
         }
     }
 }
@@ -158,8 +168,16 @@ pub enum GraphError {
     NotDeliverable { task: u32 },
     #[error("task {task} is to be kept, but yields no block")]
     NotKeepable { task: u32 },
+    #[error("task {task} is held for a later growth, but yields no block")]
+    NotHoldable { task: u32 },
     #[error("task {task} has width 0")]
     NoWidth { task: u32 },
+    #[error("a graph that is not open has grown")]
+    Closed,
+    #[error("a growth has changed or left out {what} that were there before")]
+    Changed { what: &'static str },
+    #[error("a growth delivers or keeps task {task}, which was there before")]
+    OldTask { task: u32 },
 }
 
 impl<W> Graph<W> {
@@ -266,22 +284,140 @@ impl<W> Graph<W> {
                 }
             }
         }
-        for &task in &self.deliveries {
-            match self.tasks.get(task.0 as usize).map(|t| &t.output) {
-                Some(Output::Block { .. }) => {}
-                Some(Output::Fold { .. }) | None => {
-                    return Err(GraphError::NotDeliverable { task: task.0 });
-                }
-            }
+        if let Some(task) = self.no_block(&self.deliveries) {
+            return Err(GraphError::NotDeliverable { task });
         }
-        for &task in self.checkpoints.iter().flat_map(|c| &c.tasks) {
-            match self.tasks.get(task.0 as usize).map(|t| &t.output) {
-                Some(Output::Block { .. }) => {}
-                Some(Output::Fold { .. }) | None => {
-                    return Err(GraphError::NotKeepable { task: task.0 });
-                }
+        if let Some(task) = self.no_block(self.checkpoints.iter().flat_map(|c| &c.tasks)) {
+            return Err(GraphError::NotKeepable { task });
+        }
+        if let Some(task) = self.no_block(&self.held) {
+            return Err(GraphError::NotHoldable { task });
+        }
+        Ok(())
+    }
+
+    /// The first of these that yields no block.
+    fn no_block<'a>(&self, tasks: impl IntoIterator<Item = &'a TaskId>) -> Option<u32> {
+        let output = |task: &TaskId| self.tasks.get(task.0 as usize).map(|t| &t.output);
+        tasks
+            .into_iter()
+            .find(|task| !matches!(output(task), Some(Output::Block { .. })))
+            .map(|task| task.0)
+    }
+
+    /// Checks that this is `before`, grown: everything in it is as it was and where it was, but for what is held and
+    /// whether more will come. What is new comes behind. Deliveries and checkpoints that are new are of new tasks: of an
+    /// old one nobody would send the block a second time.
+    ///
+    /// New tasks may read all blocks of old ones. Those that are neither held nor still read are made again for them,
+    /// with everything that they need in turn; so are sums, which nothing can hold, from all of their contributions. A
+    /// growth that costs no more than what it adds reads what is held, and sums of its own.
+    pub fn grows_from(&self, before: &Self) -> Result<(), GraphError> {
+        let changed = |what| Err(GraphError::Changed { what });
+        let task = |(old, new): (&Task<W>, &Task<W>)| {
+            old.inputs == new.inputs
+                && old.output == new.output
+                && (old.width, old.cost, old.stage) == (new.width, new.cost, new.stage)
+        };
+        let count = before.tasks.len();
+        if !before.open {
+            return Err(GraphError::Closed);
+        }
+        if self.tasks.len() < count || !before.tasks.iter().zip(&self.tasks).all(task) {
+            return changed("tasks");
+        }
+        if !self.accumulators.starts_with(&before.accumulators) {
+            return changed("accumulators");
+        }
+        if !self.stages.starts_with(&before.stages) {
+            return changed("stages");
+        }
+        if !self.deliveries.starts_with(&before.deliveries) {
+            return changed("deliveries");
+        }
+        if !self.checkpoints.starts_with(&before.checkpoints) {
+            return changed("checkpoints");
+        }
+        let kept = &self.checkpoints[before.checkpoints.len()..];
+        let new = self.deliveries[before.deliveries.len()..]
+            .iter()
+            .chain(kept.iter().flat_map(|c| &c.tasks));
+        for task in new {
+            if (task.0 as usize) < count {
+                return Err(GraphError::OldTask { task: task.0 });
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(open: bool) -> Graph<()> {
+        let mut graph = Graph {
+            open,
+            ..Graph::default()
+        };
+        graph.stage("only");
+        block(&mut graph, 0);
+        graph.deliveries.push(TaskId(0));
+        graph
+    }
+
+    fn block(graph: &mut Graph<()>, reads: u32) {
+        let inputs = (0..reads).map(|task| Input::Result {
+            task: TaskId(task),
+            range: None,
+        });
+        graph.task(Task {
+            work: (),
+            inputs: inputs.collect(),
+            output: Output::Block { bytes: 8 },
+            width: 1,
+            cost: 1,
+            stage: 0,
+        });
+    }
+
+    #[test]
+    fn a_growth_leaves_what_was_there() {
+        let open = one(true);
+        let mut grown = open.clone();
+        block(&mut grown, 1);
+        grown.deliveries.push(TaskId(1));
+        grown.open = false;
+        grown.held = vec![TaskId(0)];
+        assert_eq!(grown.validate(), Ok(()));
+        assert_eq!(grown.grows_from(&open), Ok(()));
+        let before = one(false);
+        assert_eq!(grown.grows_from(&before), Err(GraphError::Closed));
+        let mut other = grown.clone();
+        other.tasks[0].cost = 2;
+        let changed = |what| Err(GraphError::Changed { what });
+        assert_eq!(other.grows_from(&open), changed("tasks"));
+        other = grown.clone();
+        other.deliveries = vec![TaskId(1)];
+        assert_eq!(other.grows_from(&open), changed("deliveries"));
+        other = grown.clone();
+        other.stages.clear();
+        assert_eq!(other.grows_from(&open), changed("stages"));
+        grown.checkpoints.push(Checkpoint {
+            tasks: vec![TaskId(0)],
+            supersedes: None,
+        });
+        let old = GraphError::OldTask { task: 0 };
+        assert_eq!(grown.grows_from(&open), Err(old));
+    }
+
+    #[test]
+    fn only_blocks_are_held() {
+        let mut graph = one(true);
+        graph.held = vec![TaskId(0)];
+        assert_eq!(graph.validate(), Ok(()));
+        graph.held = vec![TaskId(1)];
+        let none = GraphError::NotHoldable { task: 1 };
+        assert_eq!(graph.validate(), Err(none));
     }
 }

@@ -21,8 +21,8 @@ pub struct ProtocolRange {
 
 /// What this release speaks.
 pub const PROTOCOL: ProtocolRange = ProtocolRange {
-    oldest: 1,
-    newest: 1,
+    oldest: 2,
+    newest: 2,
 };
 
 impl ProtocolRange {
@@ -89,12 +89,18 @@ pub struct Peer {
     pub address: SocketAddr,
 }
 
+/// No plan has so many tasks. An input block that the plan as it is reads no more, while the plan will grow, is said to be
+/// read again by the task with this number plus that of its last reader: it is kept, for the next pass will read it; and
+/// since passes read blocks in the same order, the first ones rather than the last.
+pub const LATER: u32 = 1 << 31;
+
 /// One input of an assigned task.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Need {
     pub name: Name,
     pub bytes: u64,
-    /// The next task of the plan that reads it, if any: what is needed last is let go first.
+    /// The next task of the plan that reads it, if any: what is needed last is let go first. Of an input block of a plan
+    /// that will grow, perhaps a place behind all tasks that there are: see [`LATER`].
     pub again: Option<TaskId>,
     /// Who has it or a part of it, other than the reader.
     pub holders: Vec<AgentId>,
@@ -132,6 +138,10 @@ pub enum ToAgent<W> {
         inputs: Vec<ContentHash>,
         /// Bytes that a running task holds and the agent does not count, for each core.
         open_bytes: u64,
+    },
+    /// The plan has grown: sums behind those that are known.
+    Grow {
+        accumulators: Vec<Accumulator>,
     },
     /// Agents that may be named as holders from now on.
     Peers(Vec<Peer>),
