@@ -1,11 +1,11 @@
 //! Runs the plan of a factorization, here or on a farm: what `svdjob run` and the library share.
 
-use std::sync::{Arc, atomic::AtomicBool};
-
-use shared::{
-    farm::{bytes::Bytes, ids::ContentHash},
-    matrix::facts::MatrixFacts,
+use std::{
+    cell::RefCell,
+    sync::{Arc, atomic::AtomicBool},
 };
+
+use shared::farm::{bytes::Bytes, ids::ContentHash};
 
 use crate::{
     factors::{Collector, Quality, Sink},
@@ -15,7 +15,7 @@ use crate::{
         drive, remote::Farm, run_embedded,
     },
     job::size,
-    plan::{self, Plan},
+    plan::{Mark, Plan},
     scheduler::SchedulerConfig,
     spool::Spool,
 };
@@ -79,22 +79,26 @@ impl Inputs for WithShifts {
 }
 
 /// Runs `plan`; rows of the factors go to `sink` as they come. What is in the spool is not done again.
+///
+/// `transposed`: the plan's matrix is the transpose of the user's.
 pub fn factor(
-    facts: &MatrixFacts,
     plan: &Plan,
+    transposed: bool,
     blocks: Arc<dyn Inputs>,
     place: &Place<'_>,
     sink: &mut dyn Sink,
-    progress: &mut dyn FnMut(&Progress),
+    progress: &mut dyn FnMut(&Progress, &[Mark]),
     stop: &AtomicBool,
 ) -> Result<(Quality, RunReport), EngineError> {
     let inputs = Arc::new(WithShifts {
         blocks,
-        hash: ContentHash::of(plan.shifts.as_slice()),
-        shifts: plan.shifts.clone(),
+        hash: ContentHash::of(plan.shifts().as_slice()),
+        shifts: plan.shifts().clone(),
     });
-    let mut collector = Collector::new(plan, facts.frobenius_squared(), sink);
-    let deliver = &mut |task, bytes| collector.deliver(task, bytes).map(|()| None);
+    // Both closures look at it, one after the other.
+    let collector = RefCell::new(Collector::new(plan, transposed, sink));
+    let deliver = &mut |task, bytes| collector.borrow_mut().deliver(task, bytes);
+    let progress = &mut |now: &Progress| progress(now, collector.borrow().marks());
     let spool = place.spool.clone();
     let ran = match place.workers {
         Workers::Here(hands) => {
@@ -124,7 +128,7 @@ pub fn factor(
                 plan: plan.hash,
                 inputs,
                 config: SchedulerConfig {
-                    open_bytes: plan::memory_of_tasks(facts, plan.shape, 1),
+                    open_bytes: plan.memory_of_tasks(1),
                     ..SchedulerConfig::farm()
                 },
                 spool,
@@ -139,7 +143,7 @@ pub fn factor(
         }
     };
     let report = ran.map_err(explained)?;
-    Ok((collector.finish()?, report))
+    Ok((collector.into_inner().finish()?, report))
 }
 
 fn explained(error: RunError<Failure>) -> EngineError {

@@ -36,6 +36,9 @@ pub struct Quality {
     /// max |U^T U - I| and max |V^T V - I|.
     pub left_orthogonality: f64,
     pub right_orthogonality: f64,
+    /// Columns of U and V that change their sign when the matrix is the transpose of the user's: so that the largest entry
+    /// of each of the user's right singular vectors is positive.
+    pub flipped: Vec<bool>,
     /// Triplets asked for; fewer are there when the matrix has a smaller rank.
     pub requested: u32,
     /// Full reads of A.
@@ -76,6 +79,8 @@ pub struct Collector<'a> {
     sink: &'a mut dyn Sink,
     /// Scaled singular values: of the triplets that are kept, and of those after the wanted ones.
     sigma: Option<(Vec<f64>, Vec<f64>)>,
+    /// Where U is the user's V: of each column, its largest entry so far, and that one's row.
+    peaks: Option<Vec<(f64, u64)>>,
     /// Rows that came before the singular values.
     early: Vec<(TaskId, Bytes)>,
     left_squares: Vec<f64>,
@@ -95,7 +100,8 @@ fn significant(sigma: &[f64], wanted: usize, roundoff: f64, frobenius: f64) -> u
 }
 
 impl<'a> Collector<'a> {
-    pub fn new(plan: &'a Plan, sink: &'a mut dyn Sink) -> Self {
+    /// `transposed`: the plan's matrix is the transpose of the user's, so U is the user's V and its entries decide on signs.
+    pub fn new(plan: &'a Plan, transposed: bool, sink: &'a mut dyn Sink) -> Self {
         let mut collector = Self {
             plan,
             pilot: plan.pilot(),
@@ -103,6 +109,7 @@ impl<'a> Collector<'a> {
             roles: HashMap::new(),
             sink,
             sigma: None,
+            peaks: transposed.then(Vec::new),
             early: Vec::new(),
             left_squares: Vec::new(),
             right_squares: Vec::new(),
@@ -194,7 +201,8 @@ impl<'a> Collector<'a> {
             }
             Role::Left { first } => {
                 let head = self.wanted().left_head as usize;
-                let rows = self.kept(&bytes.as_slice()[head..])?;
+                let rows = self.kept(&bytes.as_slice()[head..])?.into_owned();
+                self.look_at(first, &rows);
                 self.sink.left(first, &rows)?;
             }
             Role::LeftResidual => self.left_squares = numbers().map_err(bug)?,
@@ -203,6 +211,31 @@ impl<'a> Collector<'a> {
             Role::RightGram => self.right_gram = numbers().map_err(bug)?,
         }
         Ok(())
+    }
+
+    fn look_at(&mut self, first: u64, rows: &[u8]) {
+        let (Some(peaks), Some((sigma, _))) = (&mut self.peaks, &self.sigma) else {
+            return;
+        };
+        peaks.resize(sigma.len(), (0.0, u64::MAX));
+        let mut look = |at: usize, x: f64| {
+            let row = first + (at / sigma.len()) as u64;
+            let (best, best_row) = &mut peaks[at % sigma.len()];
+            // Rows come in any order; the lowest wins a tie.
+            if x.abs() > best.abs() || (x.abs() == best.abs() && row < *best_row) {
+                (*best, *best_row) = (x, row);
+            }
+        };
+        match self.plan.method.precision() {
+            Precision::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(rows)
+                .iter()
+                .enumerate()
+                .for_each(|(at, x)| look(at, f64::from(*x))),
+            Precision::F64 => bytemuck::pod_collect_to_vec::<u8, f64>(rows)
+                .iter()
+                .enumerate()
+                .for_each(|(at, x)| look(at, *x)),
+        }
     }
 
     fn wanted(&self) -> &Wanted {
@@ -268,13 +301,20 @@ impl<'a> Collector<'a> {
             right_orthogonality: orthogonality(&self.right_gram),
             sigma: scaled.iter().map(|s| s * undo).collect(),
             sigma_after: after.iter().map(|s| s * undo).collect(),
+            flipped: match self.peaks {
+                Some(peaks) => peaks.iter().map(|(peak, _)| *peak < 0.0).collect(),
+                None => vec![false; scaled.len()],
+            },
             requested: wanted.rank,
             reads: self
                 .plan
                 .reads()
                 .or_else(|| self.pilot.as_ref().map(Pilot::reads))
                 .unwrap_or(0),
-            marks: self.pilot.as_ref().map_or(Vec::new(), |p| p.marks().to_vec()),
+            marks: self
+                .pilot
+                .as_ref()
+                .map_or(Vec::new(), |p| p.marks().to_vec()),
             guard: self
                 .pilot
                 .as_ref()

@@ -10,8 +10,9 @@ use crate::{
     engine::{self, EngineError, Hands, Place, Workers},
     factors::{Quality, Sink},
     failure::Failure,
-    job::resolved::{FactorSpec, Wanted},
+    job::resolved::{Accuracy, FactorSpec, ToleranceKind},
     memory::blocks_of,
+    output::certificate::Certificate,
     plan::{self, Plan},
 };
 
@@ -26,6 +27,7 @@ pub struct Svd {
     pub vt: Array2<f64>,
     /// sqrt(||A v - s u||^2 + ||A^T u - s v||^2) / s of each triplet.
     pub residuals: Vec<f64>,
+    pub certificate: Certificate,
     /// Hash of U, S, V^T as they were computed: equal for equal bits.
     pub hash: [u8; 32],
 }
@@ -36,23 +38,7 @@ const ENTRY_MAX: f64 = 1e120;
 
 /// Checks that the matrix has the rank asked for, and entries whose squares f64 can hold.
 pub fn check(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
-    let side = facts.rows.min(facts.columns);
-    let rank = match factor.wanted {
-        Wanted::Rank(rank) => rank,
-        Wanted::Energy(share) => {
-            return Err(Failure::job(format!(
-                "energy = {share} is not possible yet: this version finds a number of triplets that is known beforehand"
-            ))
-            .help("ask for a rank instead; the report tells which share its triplets explain"));
-        }
-    };
-    if rank == 0 || u64::from(rank) > side {
-        return Err(Failure::job(format!(
-            "rank = {rank} is not possible: the matrix is {} x {}, so there are at most {side} singular values",
-            facts.rows, facts.columns
-        ))
-        .help(format!("ask for a rank between 1 and {side}")));
-    }
+    plan::check_rank(facts, factor)?;
     let largest = facts.max_abs;
     if largest > 0.0 && !(ENTRY_MIN..=ENTRY_MAX).contains(&largest) {
         return Err(Failure::data(format!(
@@ -63,6 +49,26 @@ pub fn check(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
         )));
     }
     Ok(())
+}
+
+/// What is known of the factors that a run has made.
+pub fn certificate(
+    quality: &Quality,
+    factor: &FactorSpec,
+    facts: &MatrixFacts,
+    transposed: bool,
+) -> Certificate {
+    let tolerance = match factor.accuracy {
+        Accuracy::Tolerance(tolerance) => Some(tolerance),
+        Accuracy::PowerIterations(_) => None,
+    };
+    let kind = tolerance.map_or(ToleranceKind::Residual, |t| t.kind);
+    let mut sigma = quality.sigma.clone();
+    sigma.extend(&quality.sigma_after);
+    let errors = plan::in_kind(kind, &quality.residuals(), &sigma);
+    let worst = errors.iter().copied().fold(0.0, f64::max);
+    let squares = facts.frobenius_squared();
+    Certificate::new(quality, tolerance, worst, squares, transposed)
 }
 
 /// Factors a matrix in memory.
@@ -83,28 +89,29 @@ pub fn svd(matrix: CsMatView<'_, f64>, factor: &FactorSpec, hands: &Hands) -> Re
     check(&facts, factor)?;
     let plan = Plan::new(&facts, factor).map_err(|why| Failure::resources(why.to_string()))?;
     let mut sink = InMemory {
-        precision: plan::precision(factor),
+        precision: plan.method.precision(),
         rows: facts.rows as usize,
         columns: facts.columns as usize,
         ..InMemory::default()
     };
     let (quality, _) = engine::factor(
-        &facts,
         &plan,
+        transposed,
         Arc::new(blocks),
         &Place {
             workers: Workers::Here(hands),
             spool: None,
         },
         &mut sink,
-        &mut |_| {},
+        &mut |_, _| {},
         &AtomicBool::new(false),
     )
     .map_err(|error| match error {
         EngineError::Failed(failure) => failure,
         EngineError::Block(why) => Failure::bug(why.to_string()),
     })?;
-    Ok(sink.into_svd(quality, transposed))
+    let certificate = certificate(&quality, factor, &facts, transposed);
+    Ok(sink.into_svd(quality, certificate, transposed))
 }
 
 struct InMemory {
@@ -152,7 +159,7 @@ impl Sink for InMemory {
 }
 
 impl InMemory {
-    fn into_svd(self, quality: Quality, transposed: bool) -> Svd {
+    fn into_svd(self, quality: Quality, certificate: Certificate, transposed: bool) -> Svd {
         let mut hash = blake3::Hasher::new();
         hash.update(&self.left);
         hash.update(bytemuck::cast_slice(&quality.sigma));
@@ -168,7 +175,16 @@ impl InMemory {
             .expect("whole numbers in memory");
             Array2::from_shape_vec((rows, self.rank), numbers).expect("rows of rank numbers")
         };
-        let (left, right) = (tall(&self.left, self.rows), tall(&self.right, self.columns));
+        let (mut left, mut right) = (tall(&self.left, self.rows), tall(&self.right, self.columns));
+        for (i, _) in quality
+            .flipped
+            .iter()
+            .enumerate()
+            .filter(|(_, flip)| **flip)
+        {
+            left.column_mut(i).mapv_inplace(|x| -x);
+            right.column_mut(i).mapv_inplace(|x| -x);
+        }
         let (u, v) = if transposed {
             (right, left)
         } else {
@@ -176,9 +192,10 @@ impl InMemory {
         };
         Svd {
             u,
+            residuals: quality.residuals(),
             s: quality.sigma.into(),
             vt: v.reversed_axes(),
-            residuals: quality.residuals,
+            certificate,
             hash: *hash.finalize().as_bytes(),
         }
     }

@@ -12,10 +12,11 @@ use std::{
 
 use serde_json::json;
 use shared::{
+    farm::{bytes::Bytes, graph::Graph},
     linalg::simd,
     matrix::facts::MatrixFacts,
     platform,
-    svd::layout::{Panels, slices},
+    svd::SvdWork,
 };
 
 use self::{files::Files, inputs::FromCache};
@@ -28,8 +29,8 @@ use crate::{
     ingest::{self, IngestOptions, IngestProgress, Ingested},
     job::{resolved::Job, size},
     library,
-    output::{labels, manifest, staging::Staging},
-    plan::{self, Plan},
+    output::{certificate::Certificate, labels, manifest, staging::Staging},
+    plan::{Mark, Plan},
     report::{
         nearest,
         numbers::count,
@@ -204,12 +205,12 @@ fn factored(
     let mut stages = Stages::new(&plan, observer);
     let mut files = Files::new(&mut staging, facts, &plan, ingested.transposed);
     let ran = engine::factor(
-        facts,
         &plan,
+        ingested.transposed,
         Arc::clone(&blocks),
         &place,
         &mut files,
-        &mut |progress| stages.tell(progress),
+        &mut |progress, marks| stages.tell(progress, marks),
         stop,
     );
     let (quality, report) = match ran {
@@ -220,7 +221,7 @@ fn factored(
         }
         Err(EngineError::Block(why)) => return Err(Failure::resources(why.to_string())),
     };
-    files.sigma(&quality.sigma)?;
+    files.finish(&quality)?;
 
     let (users_rows, users_columns) = if ingested.transposed {
         (&ingested.column_labels, &ingested.row_labels)
@@ -234,7 +235,10 @@ fn factored(
             (0..of.len()).map(|i| Ok(of.bytes(i).into_owned())),
         )?;
     }
-    let mut summary = summary(job, &ingested, &plan, &quality, &report);
+    let turned = ingested.transposed;
+    let certificate = library::certificate(&quality, &job.factor, facts, turned);
+    certificate.write(&mut staging)?;
+    let mut summary = summary(job, &ingested, &quality, certificate, &report);
     if let Some(farm) = &farm {
         summary.warnings.extend(farm::unlike(&farm.members()));
     }
@@ -255,7 +259,7 @@ fn factored(
     manifest::write(
         &mut staging,
         job,
-        &described(&plan, facts),
+        &described(&plan, facts, &quality, &report),
         &summary,
         facts.frobenius_squared(),
         &format!("{} ({})", manifest::isa(), simd::isa().name()),
@@ -307,7 +311,7 @@ fn resumes(plan: &Plan, spool: &Spool) -> Option<String> {
         return None;
     }
     let config = SchedulerConfig::default();
-    let graph = Arc::clone(&plan.graph);
+    let graph = grown(plan, spool);
     let scheduler = Scheduler::new(graph, plan.hash, config, Some(&kept), &kept);
     let mut left = scheduler.stages().iter().filter(|s| !s.is_done());
     let next = left.clone().find(|s| is_pass(&s.name));
@@ -320,14 +324,14 @@ fn resumes(plan: &Plan, spool: &Spool) -> Option<String> {
 
 /// As many of the job's cores as its memory feeds.
 fn hands(job: &Job, facts: &MatrixFacts, plan: &Plan) -> Result<Hands, Failure> {
-    let needed = |cores| BASE_BYTES + plan::memory_needed(facts, plan.shape, cores);
+    let needed = |cores| BASE_BYTES + plan.memory_needed(cores);
     let memory = job.resources.memory;
     let least = needed(1);
     if least > memory {
         return Err(Failure::resources(format!(
             "memory = {} is too little for rank {} of this {} x {} matrix: it needs {}",
             size::show(memory),
-            plan.rank,
+            plan.method.rank_max(),
             facts.rows,
             facts.columns,
             size::show(least)
@@ -342,7 +346,7 @@ fn hands(job: &Job, facts: &MatrixFacts, plan: &Plan) -> Result<Hands, Failure> 
         .find(|&cores| needed(cores) <= memory)
         .unwrap_or(1);
     // What tasks have open is not counted by the agent's store, so it is kept back.
-    let open = plan::memory_of_tasks(facts, plan.shape, cores);
+    let open = plan.memory_of_tasks(cores);
     // Nor is what ingest has left behind.
     platform::give_back_memory();
     let base = platform::resident_bytes().map_or(BASE_BYTES, |now| now.max(BASE_BYTES));
@@ -352,8 +356,8 @@ fn hands(job: &Job, facts: &MatrixFacts, plan: &Plan) -> Result<Hands, Failure> 
 fn summary(
     job: &Job,
     ingested: &Ingested,
-    plan: &Plan,
     quality: &Quality,
+    certificate: Certificate,
     report: &RunReport,
 ) -> Summary {
     let facts = &ingested.facts;
@@ -362,7 +366,6 @@ fn summary(
     } else {
         (facts.rows, facts.columns)
     };
-    let (left, right) = (quality.left_orthogonality, quality.right_orthogonality);
     let mut phases = vec![Phase {
         name: "input".to_owned(),
         seconds: ingested.seconds,
@@ -378,29 +381,28 @@ fn summary(
             seconds,
         });
     }
-    let total = facts.frobenius_squared();
     Summary {
         rows,
         columns,
         nnz: facts.nnz,
         transposed: ingested.transposed,
         rank: Rank {
-            requested: plan.rank,
+            requested: quality.requested,
             got: quality.sigma.len() as u32,
         },
-        explained: quality.sigma.iter().map(|s| s * s / total).collect(),
+        explained: certificate.explained.clone(),
         sigma: quality.sigma.clone(),
-        residuals: quality.residuals.clone(),
-        orthogonality: if ingested.transposed {
-            Orthogonality { u: right, v: left }
-        } else {
-            Orthogonality { u: left, v: right }
+        residuals: certificate.residual.clone(),
+        orthogonality: Orthogonality {
+            u: certificate.orthogonality_u,
+            v: certificate.orthogonality_v,
         },
-        passes: plan.reads,
+        passes: quality.reads,
         pass_seconds,
         phases,
         ingest_reused: ingested.reused,
         directory: job.directory.clone(),
+        certificate: Some(certificate),
         ..Summary::default()
     }
 }
@@ -411,27 +413,53 @@ fn is_pass(stage: &str) -> bool {
 }
 
 /// The resolved plan, as the manifest keeps it.
-fn described(plan: &Plan, facts: &MatrixFacts) -> serde_json::Value {
+fn described(
+    plan: &Plan,
+    facts: &MatrixFacts,
+    quality: &Quality,
+    report: &RunReport,
+) -> serde_json::Value {
     json!({
-        "method": "randomized SVD with power iterations (Halko, Martinsson, Tropp 2011), one read of A an iteration",
+        "resolved": plan.method,
         "hash": plan.hash.to_string(),
-        "sketch_width": plan.shape.width,
-        "precision": plan.shape.precision,
-        "reads": plan.reads,
-        "scale_exponent": plan.scale,
-        "panels": Panels::of(plan.shape).widths,
-        "slices": slices(plan.shape).len(),
+        "scale_exponent": plan.scale(),
         "blocks": facts.blocks.len(),
         "values": facts.encoding.kind(),
-        "tasks": plan.graph.tasks.len(),
-        "stages": plan.graph.stages,
+        "tasks": report.tasks,
+        "reads": quality.reads,
+        "marks": quality.marks,
     })
+}
+
+/// A stage's name, with how good the triplets were when last looked at.
+fn titled(name: &str, marks: &[Mark]) -> String {
+    match marks.last().and_then(|mark| mark.worst) {
+        Some(worst) if worst.is_finite() => format!("{name}, worst error so far {worst:.1e}"),
+        Some(_) | None => name.to_owned(),
+    }
+}
+
+/// The plan as far as a run before had come, by what it has kept.
+fn grown(plan: &Plan, spool: &Spool) -> Arc<Graph<SvdWork>> {
+    let mut graph = Arc::clone(&plan.graph);
+    let Some(mut pilot) = plan.pilot() else {
+        return graph;
+    };
+    let mut next = 0;
+    while let Some(&task) = graph.deliveries.get(next) {
+        next += 1;
+        let told: Option<Bytes> = spool.read(task, None);
+        if let Some(Ok(Some(longer))) = told.map(|told| pilot.take(task, &told)) {
+            graph = longer;
+        }
+    }
+    graph
 }
 
 /// Turns the farm's progress into events for people.
 struct Stages<'a> {
-    /// Full reads of A.
-    reads: u32,
+    /// Full reads of A, where their number is known.
+    reads: Option<u32>,
     at: Option<usize>,
     observer: &'a mut dyn Observer,
 }
@@ -439,13 +467,13 @@ struct Stages<'a> {
 impl<'a> Stages<'a> {
     fn new(plan: &Plan, observer: &'a mut dyn Observer) -> Self {
         Self {
-            reads: plan.reads,
+            reads: plan.reads(),
             at: None,
             observer,
         }
     }
 
-    fn tell(&mut self, progress: &Progress) {
+    fn tell(&mut self, progress: &Progress, marks: &[Mark]) {
         let Some(at) = progress.stages.iter().position(|s| !s.is_done()) else {
             return;
         };
@@ -455,12 +483,12 @@ impl<'a> Stages<'a> {
             let passes = progress.stages[..=at].iter().filter(|s| is_pass(&s.name));
             let number = passes.count() as u32;
             self.observer.observe(Event::Stage(Stage {
-                title: stage.name.clone(),
+                title: titled(&stage.name, marks),
                 unit: Unit::Tasks,
                 total: Some(stage.tasks),
                 pass: is_pass(&stage.name).then_some(Pass {
                     number,
-                    of: self.reads.max(number),
+                    of: self.reads,
                 }),
             }));
         }

@@ -85,7 +85,10 @@ fn every_tolerance_is_reached_and_nothing_is_missed() {
             let factors = factored(matrix, &factor);
             let found = residuals(matrix, &factors.u, &factors.s, &factors.vt);
             let worst = found.iter().copied().fold(0.0, f64::max);
-            assert!(worst <= tolerance * (1.0 + 1e-6), "{worst:e} for {tolerance:e}");
+            assert!(
+                worst <= tolerance * (1.0 + 1e-6),
+                "{worst:e} for {tolerance:e}"
+            );
             assert_eq!(factors.certificate.status, Status::Converged);
             assert_eq!(factors.certificate.guard_passed, Some(true));
             certificate_holds(matrix, &factors, precision);
@@ -95,8 +98,14 @@ fn every_tolerance_is_reached_and_nothing_is_missed() {
             };
             for (i, (s, exact)) in factors.s.iter().zip(&exact).enumerate() {
                 // Interlacing: never above. Below by what the residual allows, in a spectrum without gaps.
-                assert!(*s <= exact * (1.0 + rounding), "sigma {i}: {s} above {exact}");
-                assert!(*s >= exact * (1.0 - tolerance - rounding), "sigma {i}: {s}, {exact}");
+                assert!(
+                    *s <= exact * (1.0 + rounding),
+                    "sigma {i}: {s} above {exact}"
+                );
+                assert!(
+                    *s >= exact * (1.0 - tolerance - rounding),
+                    "sigma {i}: {s}, {exact}"
+                );
             }
         }
     }
@@ -140,7 +149,8 @@ fn case(number: usize, k: usize) -> Vec<f64> {
 
 /// ||A - U S V^T||_2 by power steps.
 fn spectral_error(a: &Array2<f64>, factors: &Svd) -> f64 {
-    let times = |x: &ndarray::Array1<f64>| a.dot(x) - factors.u.dot(&(&factors.s * &factors.vt.dot(x)));
+    let times =
+        |x: &ndarray::Array1<f64>| a.dot(x) - factors.u.dot(&(&factors.s * &factors.vt.dot(x)));
     let back = |y: &ndarray::Array1<f64>| {
         a.t().dot(y) - factors.vt.t().dot(&(&factors.s * &factors.u.t().dot(y)))
     };
@@ -173,14 +183,24 @@ fn exactly(rows: usize, columns: usize, k: usize, number: usize, factor: &Factor
     let u = orthogonality(&factors.u);
     let v = orthogonality(&factors.vt.t().to_owned());
     let what = format!("{rows} x {columns}, {k} values, case {number}");
-    assert!(error <= 1e-13, "{what}: error {error:e}, rank {}", factors.s.len());
+    assert!(
+        error <= 1e-13,
+        "{what}: error {error:e}, rank {}",
+        factors.s.len()
+    );
     assert!(u <= 1e-13, "{what}: U {u:e}");
     assert!(v <= 1e-13, "{what}: V {v:e}");
 }
 
 #[test]
 fn the_nine_spectra_of_low_rank_are_exact() {
-    for (rows, columns, k) in [(100, 50, 10), (200, 100, 20), (400, 300, 25), (500, 200, 30), (1000, 500, 50)] {
+    for (rows, columns, k) in [
+        (100, 50, 10),
+        (200, 100, 20),
+        (400, 300, 25),
+        (500, 200, 30),
+        (1000, 500, 50),
+    ] {
         for number in 1..=9 {
             let mut factor = until(k as u32, 1e-10, Precision::F64);
             exactly(rows, columns, k, number, &factor);
@@ -286,7 +306,10 @@ fn scales_and_precisions_far_from_one() {
         let found = residuals(&matrix, &factors.u, &factors.s, &factors.vt);
         // Factors in f32 are rounded: u_i and v_i to 6e-8 each, A v_i to that times s_1 / s_i.
         for (i, found) in found.iter().enumerate() {
-            assert!(*found < 1e-3 + 2e-7 * sigma[0] / sigma[i], "residual {i}: {found:e}");
+            assert!(
+                *found < 1e-3 + 2e-7 * sigma[0] / sigma[i],
+                "residual {i}: {found:e}"
+            );
         }
     }
 }
@@ -303,7 +326,11 @@ fn too_few_reads_are_said_to_be() {
     });
     let factors = factored(&matrix, &factor);
     assert_eq!(factors.certificate.status, Status::Unconverged);
-    assert!(factors.certificate.reads <= 7, "{} reads", factors.certificate.reads);
+    assert!(
+        factors.certificate.reads <= 7,
+        "{} reads",
+        factors.certificate.reads
+    );
     certificate_holds(&matrix, &factors, Precision::F64);
 }
 
@@ -327,10 +354,21 @@ fn energy_in_place_of_a_rank() {
     };
     let factors = factored(&matrix, &factor);
     // Values found are a little low, so one more may be taken.
-    assert!((least..=least + 1).contains(&factors.s.len()), "{}", factors.s.len());
+    assert!(
+        (least..=least + 1).contains(&factors.s.len()),
+        "{}",
+        factors.s.len()
+    );
     assert!(factors.certificate.explained_together >= 0.8 - 1e-4);
     let flat: CsMat<f64> = CsMat::eye(2000);
-    let failure = svd(flat.view(), &FactorSpec { wanted: Wanted::Energy(0.9), ..factor }, &hands());
+    let failure = svd(
+        flat.view(),
+        &FactorSpec {
+            wanted: Wanted::Energy(0.9),
+            ..factor
+        },
+        &hands(),
+    );
     assert_eq!(failure.unwrap_err().code, ExitCode::Job);
 }
 

@@ -624,7 +624,8 @@ fn with_checkpoints(graph: &mut Graph<Toy>, random: &mut Random) {
             .filter(|_| !random.one_in(3))
             .collect();
         let before = graph.checkpoints.len().checked_sub(1);
-        let supersedes = before.map(|c| c as u16).filter(|_| random.one_in(2));
+        let before = before.map(|c| c as u16).filter(|_| random.one_in(2));
+        let supersedes = before.into_iter().collect();
         graph.checkpoints.push(Checkpoint { tasks, supersedes });
     }
 }

@@ -141,6 +141,8 @@ impl Global {
 pub enum End {
     Failure(Failure),
     Problems(Problems),
+    /// The result has been written and told; it says itself that it is not as good as was asked for.
+    Unconverged,
 }
 
 impl From<Failure> for End {
@@ -215,6 +217,12 @@ fn report_end(end: &End, global: &Global) -> u8 {
             failure_text(failure, global.stderr_look()),
             json::failed(failure),
         ),
+        End::Unconverged => {
+            say(
+                "warning: the tolerance was not reached; the factors and their certificate were written all the same\n  help: allow more reads with --max-reads, or a larger tolerance\n",
+            );
+            return ExitCode::Tolerance as u8;
+        }
         End::Problems(problems) => (
             problems.code,
             problems.render(global.stderr_look()),

@@ -43,7 +43,7 @@ const AFTER_LONG: &str = "\
 Where things go:
   factors   [output] directory, \"factors\" beside the job file if not given:
             U.npy (m x k), S.npy (k), Vt.npy (k x n), rows.csv and columns.csv
-            (index and label), manifest.json. They appear together when the
+            (index and label), certificate.json, manifest.json. They appear together when the
             run is done; a run that fails or is stopped leaves the old ones.
   stdout    the result: a table, or one JSON object with --json
   stderr    progress, warnings, errors
@@ -85,6 +85,9 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), End> {
         out::object(&json::done(&summary))?;
     } else {
         out::text(&terminal::render(&summary, global.stdout_look()))?;
+    }
+    if summary.is_unconverged() {
+        return Err(End::Unconverged);
     }
     Ok(())
 }

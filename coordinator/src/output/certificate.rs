@@ -6,9 +6,15 @@
 //! References: Parlett, "The Symmetric Eigenvalue Problem", chapters 4 and 11 (intervals, angles), applied to
 //! [0 A; A^T 0]; Wedin 1972 (angles); Halko, Martinsson, Tropp 2011, section 4.3 (random guards).
 
+use std::io::Write;
+
 use serde::Serialize;
 
-use crate::{factors::Quality, job::resolved::Tolerance};
+use super::staging::Staging;
+use crate::{factors::Quality, failure::Failure, job::resolved::Tolerance};
+
+/// Name of the file.
+pub const CERTIFICATE: &str = "certificate.json";
 
 /// Grows by keys; a key that is there keeps its meaning.
 const FORMAT: u32 = 1;
@@ -71,6 +77,18 @@ pub struct Certificate {
 }
 
 impl Certificate {
+    /// # Errors
+    /// Resources: the file cannot be written.
+    pub fn write(&self, staging: &mut Staging) -> Result<(), Failure> {
+        let mut text = serde_json::to_string_pretty(self).map_err(|why| {
+            Failure::bug(format!("the certificate cannot be put into words: {why}"))
+        })?;
+        text.push('\n');
+        let mut file = staging.create(CERTIFICATE, 0)?;
+        file.write_all(text.as_bytes())
+            .map_err(|error| staging.io(CERTIFICATE, &error))
+    }
+
     /// `orthogonality` is of the user's U and V.
     pub fn new(
         quality: &Quality,
@@ -174,6 +192,7 @@ mod tests {
             right_residuals: vec![0.4, 0.4, 0.2],
             left_orthogonality: 1e-15,
             right_orthogonality: 2e-15,
+            flipped: vec![false; 3],
             requested: 3,
             reads: 7,
             marks: Vec::new(),
@@ -197,6 +216,9 @@ mod tests {
         assert_eq!(turned.status, Status::Unconverged);
         assert_eq!(turned.left_residual, c.right_residual);
         assert!(near(turned.orthogonality_u, 2e-15));
-        assert_eq!(Certificate::new(&quality, None, 0.3, 25.0, false).status, Status::Measured);
+        assert_eq!(
+            Certificate::new(&quality, None, 0.3, 25.0, false).status,
+            Status::Measured
+        );
     }
 }

@@ -42,7 +42,9 @@ impl<'a> Builder<'a> {
     pub fn power_iterations(&mut self, rank: u32, iterations: u32, seed: u64) -> Wanted {
         let mut x = self.sketch(seed);
         for pass in 1..=iterations {
-            let stage = self.graph.stage(format!("power pass {pass} of {iterations}"));
+            let stage = self
+                .graph
+                .stage(format!("power pass {pass} of {iterations}"));
             let (sum, extra) = self.power(&x, stage);
             let stage = self.graph.stage(format!("basis {pass} of {iterations}"));
             let tree = self.tree_of_sum(sum, extra, stage);

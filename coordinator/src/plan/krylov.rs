@@ -103,7 +103,10 @@ struct Array {
 
 enum Awaited {
     /// theta and residuals.
-    Report { task: TaskId, layout: RitzLayout },
+    Report {
+        task: TaskId,
+        layout: RitzLayout,
+    },
     Verdict {
         task: TaskId,
         rank: u32,
@@ -326,8 +329,11 @@ impl Pilot {
         let ended = squares - known <= ended_below(self.precision) * squares;
         let settled = d >= (goal + 2 * self.spec.block) as usize;
         let wanted = &theta[..d.min(goal as usize)];
-        let blind =
-            ended || settled && wanted.iter().any(|t| *t <= blind_below(self.precision) * theta[0]);
+        let blind = ended
+            || settled
+                && wanted
+                    .iter()
+                    .any(|t| *t <= blind_below(self.precision) * theta[0]);
         if blind && self.precision == Precision::F32 {
             self.again_in_f64(room.min(d) as u32);
             return Ok(());
@@ -347,7 +353,9 @@ impl Pilot {
                     self.end(goal, keep);
                 }
             }
-            None if last && rank.is_some() => self.end_split(goal.min(d as u32), room.min(d) as u32),
+            None if last && rank.is_some() => {
+                self.end_split(goal.min(d as u32), room.min(d) as u32)
+            }
             None if (last || full) && rank.is_none() => {
                 self.lacks_energy = Some(known / squares);
                 return Err(self.too_little_energy(d, known / squares));
@@ -356,7 +364,9 @@ impl Pilot {
                 let mut count = match worst {
                     Some(worst) if worst <= FAR * tolerance => 1,
                     Some(_) => 2,
-                    None => (goal.saturating_sub(d as u32)).div_ceil(self.next.width).max(1),
+                    None => (goal.saturating_sub(d as u32))
+                        .div_ceil(self.next.width)
+                        .max(1),
                 };
                 if full {
                     self.restart(room.min(d) as u32);
@@ -516,7 +526,9 @@ impl Pilot {
     }
 
     fn checkpoint(&mut self, tasks: Vec<TaskId>, supersedes: Vec<u16>) -> u16 {
-        self.graph.checkpoints.push(Checkpoint { tasks, supersedes });
+        self.graph
+            .checkpoints
+            .push(Checkpoint { tasks, supersedes });
         (self.graph.checkpoints.len() - 1) as u16
     }
 
@@ -563,7 +575,13 @@ impl Pilot {
                 keep,
             };
             let cost = 2 * u64::from(rows) * (layout.d as u64) * u64::from(keep);
-            tasks.push(self.add(work, inputs, f64s(rows as usize, keep as usize), cost, stage));
+            tasks.push(self.add(
+                work,
+                inputs,
+                f64s(rows as usize, keep as usize),
+                cost,
+                stage,
+            ));
         }
         let mut supersedes: Vec<u16> = self.basis.iter().filter_map(|a| a.checkpoint).collect();
         if supersede_next {
@@ -581,7 +599,9 @@ impl Pilot {
 
     /// Thick restart: the basis becomes its best `keep` Ritz vectors, and the next block goes on from there.
     fn restart(&mut self, keep: u32) {
-        let stage = self.graph.stage(format!("restart after pass {}", self.reads));
+        let stage = self
+            .graph
+            .stage(format!("restart after pass {}", self.reads));
         let (ritz, layout) = self.solved.expect("a report comes from a solved state");
         let v = self.rotate(keep, stage, false);
         let theta = Input::Result {
@@ -649,7 +669,9 @@ impl Pilot {
 
     /// The last read but one: V and the guard in `f64`, their products, V' and its residuals, and the verdict.
     fn end(&mut self, rank: u32, keep: u32) {
-        let stage = self.graph.stage(format!("basis of {keep} after pass {}", self.reads));
+        let stage = self
+            .graph
+            .stage(format!("basis of {keep} after pass {}", self.reads));
         let (ritz, layout) = self.solved.expect("a report comes from a solved state");
         let v = self.rotate(keep, stage, true);
         let g = self.spec.guard;
@@ -707,7 +729,7 @@ impl Pilot {
         let head = f64s(3, rank as usize);
         let (k, number) = (rank as usize, self.spec.precision.bytes() as u64);
         let mut right = Vec::new();
-        for s in 0..self.slices.len() {
+        for (s, &z) in z.iter().enumerate() {
             let slice = self.slices[s];
             let rows = u64::from(slice.rows);
             let work = PolishWork::Right {
@@ -717,7 +739,7 @@ impl Pilot {
                 rank,
                 out: self.spec.precision,
             };
-            let inputs = vec![whole(polished), v.slices[s], z[s]];
+            let inputs = vec![whole(polished), v.slices[s], z];
             let bytes = head + rows * u64::from(rank) * number;
             let cost = 4 * rows * u64::from(keep) * u64::from(rank);
             right.push(self.add_polish(work, inputs, bytes, cost, stage));
@@ -780,7 +802,10 @@ impl Pilot {
             };
             let work = SvdWork::SignedSlice { shape, slice };
             let inputs = vec![v, whole(end.signs)];
-            right.push((add(&mut self.graph, work, inputs, bytes, bytes, stage), slice));
+            right.push((
+                add(&mut self.graph, work, inputs, bytes, bytes, stage),
+                slice,
+            ));
         }
         let mut builder = Builder::new(&self.ground, shape, &mut self.graph);
         let right_gram = builder.gram_sum(rank, right.len());
@@ -840,7 +865,13 @@ impl Pilot {
         let work = SvdWork::Krylov(KrylovWork::Tell { bytes });
         let spectrum = builder.add(work, vec![whole(end.polished)], bytes, 1, stage);
         let deliveries = &mut self.graph.deliveries;
-        deliveries.extend([spectrum, right_residual, left_residual, right_gram, left_gram]);
+        deliveries.extend([
+            spectrum,
+            right_residual,
+            left_residual,
+            right_gram,
+            left_gram,
+        ]);
         deliveries.extend(right.iter().map(|&(task, _)| task));
         deliveries.extend(left.iter().map(|&(task, ..)| task));
         self.wanted = Some(Wanted {
@@ -862,7 +893,9 @@ impl Pilot {
 
     /// The way that needs no square of A: V, then two split reads and the lift.
     fn end_split(&mut self, rank: u32, keep: u32) {
-        let stage = self.graph.stage(format!("basis of {keep} after pass {}", self.reads));
+        let stage = self
+            .graph
+            .stage(format!("basis of {keep} after pass {}", self.reads));
         let v = self.rotate(keep, stage, true);
         let shape = self.ground.shape(keep, Precision::F64);
         let (panels, _) = self.panels(&[&v], shape, stage);
@@ -885,7 +918,14 @@ impl Pilot {
         cost: u64,
         stage: u16,
     ) -> TaskId {
-        add(&mut self.graph, SvdWork::Krylov(work), inputs, bytes, cost, stage)
+        add(
+            &mut self.graph,
+            SvdWork::Krylov(work),
+            inputs,
+            bytes,
+            cost,
+            stage,
+        )
     }
 
     fn add_polish(
@@ -896,7 +936,14 @@ impl Pilot {
         cost: u64,
         stage: u16,
     ) -> TaskId {
-        add(&mut self.graph, SvdWork::Polish(work), inputs, bytes, cost, stage)
+        add(
+            &mut self.graph,
+            SvdWork::Polish(work),
+            inputs,
+            bytes,
+            cost,
+            stage,
+        )
     }
 
     fn draw(&mut self, width: u32, random: Random, stage: u16) -> Vec<Input> {
@@ -923,8 +970,7 @@ impl Pilot {
         let panels = Panels::of(shape);
         let tasks: Vec<TaskId> = (0..panels.len())
             .map(|p| {
-                let bytes =
-                    shape.columns * (panels.widths[p] * shape.precision.bytes()) as u64;
+                let bytes = shape.columns * (panels.widths[p] * shape.precision.bytes()) as u64;
                 let work = KrylovWork::Panel {
                     shape,
                     panel: p as u16,
@@ -994,7 +1040,11 @@ impl Pilot {
             contributions: blocks as u32,
         });
         for i in 0..blocks {
-            let mut inputs = vec![self.ground.block_input(i), self.ground.shifts_input, weights];
+            let mut inputs = vec![
+                self.ground.block_input(i),
+                self.ground.shifts_input,
+                weights,
+            ];
             inputs.extend(panels);
             let block = &self.ground.blocks[i];
             let width = u64::from(shape.width);

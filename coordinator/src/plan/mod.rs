@@ -49,10 +49,7 @@ pub enum Method {
     /// Block Krylov with thick restart until a tolerance.
     Krylov(KrylovSpec),
     /// TSQR of the matrix itself, as if it were dense.
-    Exact {
-        rank: u32,
-        precision: Precision,
-    },
+    Exact { rank: u32, precision: Precision },
 }
 
 /// A plan, and where to find in it what is wanted of it.
@@ -138,10 +135,9 @@ impl Method {
         };
         let group = |n: u32| n.next_multiple_of(krylov::GROUP);
         let aim = rank.unwrap_or(side / 8).max(1);
-        let block = factor.block.map_or_else(
-            || group(aim.div_ceil(3)).clamp(BLOCK_MIN, BLOCK_MAX),
-            group,
-        );
+        let block = factor
+            .block
+            .map_or_else(|| group(aim.div_ceil(3)).clamp(BLOCK_MIN, BLOCK_MAX), group);
         let mut spec = KrylovSpec {
             wanted: factor.wanted,
             oversample: factor.oversample,
@@ -276,7 +272,13 @@ impl Plan {
 
     /// Bytes that must be in memory at once to run the plan on one machine with so many cores.
     pub fn memory_needed(&self, cores: usize) -> u64 {
-        let block = self.ground.blocks.iter().map(|b| b.bytes).max().unwrap_or(0);
+        let block = self
+            .ground
+            .blocks
+            .iter()
+            .map(|b| b.bytes)
+            .max()
+            .unwrap_or(0);
         let blocks = (cores as u64 + 1) * block + self.memory_of_tasks(cores);
         let n = self.ground.columns;
         match self.method {
@@ -286,7 +288,8 @@ impl Plan {
                 let padded = Panels::of(shape).padded() as u64;
                 let number = shape.precision.bytes() as u64;
                 let width = u64::from(shape.width);
-                let trees = 16 * width * width * 8 * (1 + self.ground.blocks.len() as u64 / ARITY as u64);
+                let trees =
+                    16 * width * width * 8 * (1 + self.ground.blocks.len() as u64 / ARITY as u64);
                 n * (padded * (2 * number + 8) + width * 8) + trees + blocks
             }
             // While reading: the basis, and Z, its parts and what is made of them. At the end: V and the guard as slices
@@ -307,7 +310,9 @@ impl Plan {
             Method::Power {
                 width, precision, ..
             } => self.ground.shape(width, precision),
-            Method::Exact { .. } => self.ground.shape(self.ground.columns as u32, Precision::F64),
+            Method::Exact { .. } => self
+                .ground
+                .shape(self.ground.columns as u32, Precision::F64),
             Method::Krylov(spec) => self.ground.shape(
                 spec.keep(self.method.rank_max()) + spec.guard,
                 Precision::F64,

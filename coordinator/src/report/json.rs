@@ -6,9 +6,14 @@ use super::summary::Summary;
 use crate::failure::{ExitCode, Failure};
 use crate::job::diagnostics::Problems;
 
-/// Of a run that ended well.
+/// Of a run that has written its factors.
 pub fn done(summary: &Summary) -> Value {
-    let mut object = json!({ "status": "done", "code": 0 });
+    let mut object = if summary.is_unconverged() {
+        let code = ExitCode::Tolerance;
+        json!({ "status": status(code), "code": code as u8 })
+    } else {
+        json!({ "status": "done", "code": 0 })
+    };
     if let (Ok(Value::Object(result)), Some(object)) =
         (serde_json::to_value(summary), object.as_object_mut())
     {

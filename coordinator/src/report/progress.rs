@@ -40,7 +40,8 @@ pub struct Stage {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pass {
     pub number: u32,
-    pub of: u32,
+    /// None while it is not known how many there will be.
+    pub of: Option<u32>,
 }
 
 /// What is counted.
@@ -116,7 +117,10 @@ impl Pace {
         let Some(pass) = stage.pass else {
             return left;
         };
-        let later = f64::from(pass.of.saturating_sub(pass.number));
+        let Some(of) = pass.of else {
+            return left;
+        };
+        let later = f64::from(of.saturating_sub(pass.number));
         let mean = (!self.passes.is_empty())
             .then(|| self.passes.iter().sum::<f64>() / self.passes.len() as f64);
         match (left, mean, part) {
@@ -130,7 +134,13 @@ impl Pace {
     fn title(&self) -> String {
         match &self.stage {
             Some((stage, _)) => match stage.pass {
-                Some(Pass { number, of }) => format!("pass {number} of {of}: {}", stage.title),
+                Some(Pass {
+                    number,
+                    of: Some(of),
+                }) => {
+                    format!("pass {number} of {of}: {}", stage.title)
+                }
+                Some(Pass { of: None, .. }) => stage.title.clone(),
                 None => stage.title.clone(),
             },
             None => String::new(),
@@ -333,7 +343,7 @@ mod tests {
         for second in 1..=10 {
             at(second, Event::Done(second * (10 << 20)));
         }
-        let pass = |number| Some(Pass { number, of: 3 });
+        let pass = |number| Some(Pass { number, of: Some(3) });
         at(
             10,
             stage("sketch", Unit::Entries, Some(80_000_000), pass(1)),

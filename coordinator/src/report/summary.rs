@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::output::certificate::{Certificate, Status};
+
 /// What a run was and what came out.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct Summary {
@@ -38,6 +40,9 @@ pub struct Summary {
     pub resumed: Option<String>,
     /// Largest resident size of the process in bytes, where the system tells.
     pub peak_memory: Option<u64>,
+    /// What is known of how good they are, as it stands in certificate.json.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Certificate>,
     /// Where the factors are.
     pub directory: PathBuf,
     pub nearest: Vec<Nearest>,
@@ -103,6 +108,13 @@ pub struct Neighbour {
 }
 
 impl Summary {
+    /// Whether a tolerance was asked for and not reached.
+    pub fn is_unconverged(&self) -> bool {
+        self.certificate
+            .as_ref()
+            .is_some_and(|c| c.status == Status::Unconverged)
+    }
+
     /// Share of |A|_F^2 that each triplet and those before it explain.
     pub fn cumulative(&self) -> Vec<f64> {
         self.explained

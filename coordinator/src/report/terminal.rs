@@ -3,6 +3,8 @@
 use super::numbers::{about, aligned, count, cut, duration, percent, table, wrap};
 use super::summary::{FarmSummary, NodeSummary, Summary};
 use crate::job::diagnostics::Look;
+use crate::job::resolved::ToleranceKind;
+use crate::output::certificate::{Certificate, Status};
 use shared::size;
 
 /// Triplets shown at the start and at the end of a long table.
@@ -180,9 +182,32 @@ fn accuracy(summary: &Summary) -> String {
     let explained = summary.cumulative().last().map_or(String::new(), |&sum| {
         format!("; {} of the sum of squares explained", percent(sum))
     });
+    let goal = match &summary.certificate {
+        Some(Certificate {
+            tolerance: Some(tolerance),
+            status,
+            worst,
+            ..
+        }) => {
+            let kind = match tolerance.kind {
+                ToleranceKind::Residual => "tolerance",
+                ToleranceKind::Sigma => "tolerance of sigma",
+            };
+            match status {
+                Status::Unconverged => format!(
+                    "NOT REACHED after {} reads: {kind} {:.0e}, found {worst:.1e}; ",
+                    summary.passes, tolerance.value
+                ),
+                Status::Converged | Status::Measured => {
+                    format!("{kind} {:.0e} reached; ", tolerance.value)
+                }
+            }
+        }
+        Some(_) | None => String::new(),
+    };
     match summary.worst_residual() {
         Some((triplet, residual)) => {
-            format!("worst residual {residual:.1e} (triplet {triplet}); {rest}{explained}")
+            format!("{goal}worst residual {residual:.1e} (triplet {triplet}); {rest}{explained}")
         }
         None => rest,
     }
@@ -247,7 +272,7 @@ fn farm(farm: &FarmSummary) -> String {
 fn factors(summary: &Summary) -> String {
     let (m, n, k) = (summary.rows, summary.columns, summary.sigma.len());
     format!(
-        "{}: U.npy ({m} x {k}), S.npy ({k}), Vt.npy ({k} x {n}), rows.csv, columns.csv, manifest.json",
+        "{}: U.npy ({m} x {k}), S.npy ({k}), Vt.npy ({k} x {n}), rows.csv, columns.csv, certificate.json, manifest.json",
         summary.directory.display()
     )
 }

@@ -3,11 +3,11 @@
 use shared::{matrix::facts::MatrixFacts, svd::Precision};
 
 use crate::{
-    factors::Sink,
+    factors::{Quality, Sink},
     failure::Failure,
     job::{resolved, size},
     output::{
-        npy::{Layout, VectorWriter, Vectors},
+        npy::{Layout, VectorReader, VectorWriter, Vectors},
         staging::Staging,
     },
     plan::Plan,
@@ -22,9 +22,10 @@ fn number(precision: Precision) -> resolved::Precision {
 
 /// Whether the factors will fit, told before the passes and not after them.
 pub fn check_space(staging: &Staging, facts: &MatrixFacts, plan: &Plan) -> Result<(), Failure> {
-    let needed =
-        (facts.rows + facts.columns) * u64::from(plan.rank) * plan.shape.precision.bytes() as u64
-            + 32 * (facts.rows + facts.columns);
+    let needed = (facts.rows + facts.columns)
+        * u64::from(plan.method.rank_max())
+        * plan.method.precision().bytes() as u64
+        + 32 * (facts.rows + facts.columns);
     match fs4::available_space(staging.path("")) {
         Ok(free) if free < needed => Err(Failure::resources(format!(
             "the factors need {} in {}, where {} are free",
@@ -65,14 +66,21 @@ impl<'a> Files<'a> {
             staging,
             rows: facts.rows,
             columns: facts.columns,
-            precision: plan.shape.precision,
+            precision: plan.method.precision(),
             transposed,
             writers: None,
         }
     }
 
-    /// Writes S.npy; all rows have come.
-    pub fn sigma(self, sigma: &[f64]) -> Result<(), Failure> {
+    /// Writes S.npy, and gives U and V the signs that they are to have; all rows have come.
+    pub fn finish(self, quality: &Quality) -> Result<(), Failure> {
+        if let Some(writers) = &self.writers
+            && quality.flipped.iter().any(|flip| *flip)
+        {
+            self.flip(&writers.left, self.name(true), &quality.flipped)?;
+            self.flip(&writers.right, self.name(false), &quality.flipped)?;
+        }
+        let sigma = &quality.sigma;
         let vectors = Vectors {
             count: sigma.len() as u64,
             width: 1,
@@ -83,6 +91,27 @@ impl<'a> Files<'a> {
             .vectors("S.npy", vectors)?
             .write(0, sigma)
             .map_err(|why| self.staging.io("S.npy", &why))
+    }
+
+    /// Changes the signs of columns in place: which they are was known only when all rows had come.
+    fn flip(&self, writer: &VectorWriter, name: &str, flipped: &[bool]) -> Result<(), Failure> {
+        const PIECE: u64 = 1 << 12;
+        let io = |why: std::io::Error| self.staging.io(name, &why);
+        let reader = VectorReader::open(&self.staging.path(name)).map_err(io)?;
+        let Vectors { count, width, .. } = writer.vectors();
+        let mut rows = Vec::new();
+        for first in (0..count).step_by(PIECE as usize) {
+            let number = PIECE.min(count - first) * width;
+            rows.resize(number as usize, 0.0);
+            reader.read(first, &mut rows).map_err(io)?;
+            for (at, x) in rows.iter_mut().enumerate() {
+                if flipped[at % flipped.len()] {
+                    *x = -*x;
+                }
+            }
+            writer.write(first, &rows).map_err(io)?;
+        }
+        Ok(())
     }
 
     /// The file's name that rows of the left or right factor go to: they are the other way round if the matrix is.

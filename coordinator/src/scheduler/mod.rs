@@ -797,16 +797,15 @@ impl<W: Clone> Scheduler<W> {
     }
 
     fn supersede(&mut self, complete: usize) {
-        let mut next = self.graph.checkpoints[complete].supersedes;
-        while let Some(c) = next
-            .map(usize::from)
-            .filter(|c| *c < self.checkpoints.len())
-        {
-            if std::mem::replace(&mut self.checkpoints[c].superseded, true) {
-                break;
+        let mut next: Vec<u16> = self.graph.checkpoints[complete].supersedes.clone();
+        while let Some(c) = next.pop().map(usize::from) {
+            if c >= self.checkpoints.len()
+                || std::mem::replace(&mut self.checkpoints[c].superseded, true)
+            {
+                continue;
             }
             self.superseded.push(c);
-            next = self.graph.checkpoints[c].supersedes;
+            next.extend(&self.graph.checkpoints[c].supersedes);
         }
     }
 

@@ -445,11 +445,11 @@ fn kept_in_turn() -> Graph<Nothing> {
     graph.deliveries.push(last);
     graph.checkpoints.push(Checkpoint {
         tasks: vec![TaskId(0), TaskId(1)],
-        supersedes: None,
+        supersedes: Vec::new(),
     });
     graph.checkpoints.push(Checkpoint {
         tasks: vec![middle],
-        supersedes: Some(0),
+        supersedes: vec![0],
     });
     graph
 }

@@ -84,8 +84,8 @@ impl Accumulator {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Checkpoint {
     pub tasks: Vec<TaskId>,
-    /// Once all of `tasks` are kept, nothing of the checkpoint with this index is read any more.
-    pub supersedes: Option<u16>,
+    /// Once all of `tasks` are kept, nothing of the checkpoints with these indices is read any more.
+    pub supersedes: Vec<u16>,
 }
 
 /// A plan: tasks in an order in which every input comes before its readers.
@@ -405,7 +405,7 @@ mod tests {
         assert_eq!(other.grows_from(&open), changed("stages"));
         grown.checkpoints.push(Checkpoint {
             tasks: vec![TaskId(0)],
-            supersedes: None,
+            supersedes: Vec::new(),
         });
         let old = GraphError::OldTask { task: 0 };
         assert_eq!(grown.grows_from(&open), Err(old));

@@ -132,12 +132,8 @@ pub fn eigen(n: usize, a: &[f64]) -> Result<Eigen, WorkError> {
     }
     let mut u = Mat::<f64>::zeros(n, n);
     let mut s = Diag::<f64>::zeros(n);
-    let need = self_adjoint_evd_scratch::<f64>(
-        n,
-        ComputeEigenvectors::Yes,
-        Par::Seq,
-        Default::default(),
-    );
+    let need =
+        self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, Par::Seq, Default::default());
     // A copy, so that its place in memory is `faer`'s own choice.
     let own = MatRef::from_row_major_slice(a, n, n).to_owned();
     self_adjoint_evd(
@@ -249,7 +245,13 @@ mod tests {
             let numbers = &moved[offset..offset + rows * width];
             let c = cross(rows, &[x], Tall { numbers, width });
             let mut left = moved.clone();
-            deflate(rows, &[x], &c, width, &mut left[offset..offset + rows * width]);
+            deflate(
+                rows,
+                &[x],
+                &c,
+                width,
+                &mut left[offset..offset + rows * width],
+            );
             (c, left[offset..offset + rows * width].to_vec())
         };
         let there = at(0);
@@ -279,9 +281,7 @@ mod tests {
                 for j in 0..n {
                     let product: f64 = (0..n)
                         .map(|c| {
-                            eigen.vectors[i * n + c]
-                                * eigen.values[c]
-                                * eigen.vectors[j * n + c]
+                            eigen.vectors[i * n + c] * eigen.values[c] * eigen.vectors[j * n + c]
                         })
                         .sum();
                     assert!((product - a[i * n + j]).abs() < 1e-13);

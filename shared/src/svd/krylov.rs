@@ -295,12 +295,17 @@ pub(super) fn add_fixed(
     parts: &mut [&mut [i64]],
 ) -> Result<(), WorkError> {
     let [sum] = parts else {
-        return Err(WorkError::BadInput("such a task adds to one part".to_owned()));
+        return Err(WorkError::BadInput(
+            "such a task adds to one part".to_owned(),
+        ));
     };
     exactly(sum, numbers.len())?;
     let scale = power_of_two(bits);
     let bound = power_of_two(61);
-    if let Some(bad) = numbers.iter().find(|x| x.is_nan() || (*x * scale).abs() > bound) {
+    if let Some(bad) = numbers
+        .iter()
+        .find(|x| x.is_nan() || (*x * scale).abs() > bound)
+    {
         return Err(WorkError::Numbers(format!(
             "a product of {bad:e} where at most {:e} is possible",
             bound / scale
@@ -525,4 +530,3 @@ impl RitzLayout {
         (numbers * size_of::<f64>()) as u64
     }
 }
-

@@ -85,9 +85,16 @@ pub struct Slice {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum SvdWork {
     /// Nothing -> one panel of the test matrix Omega, T[n x w], entries uniform in (-1, 1) / sqrt(n).
-    Sketch { shape: Shape, seed: u64, panel: u16 },
+    Sketch {
+        shape: Shape,
+        seed: u64,
+        panel: u16,
+    },
     /// Nothing -> one panel of the identity, T[n x w].
-    Identity { shape: Shape, panel: u16 },
+    Identity {
+        shape: Shape,
+        panel: u16,
+    },
     /// Row block, shifts i16[n], panel of X -> adds A_i^T (A_i X) into the panel's part of Z.
     Power {
         scale: i32,
@@ -102,7 +109,10 @@ pub enum SvdWork {
         extra: i32,
     },
     /// R factors, f64[h_j x l] each -> R f64[h x l], then Q f64[sum h_j x h], of them stacked.
-    Combine { width: u32, heights: Vec<u32> },
+    Combine {
+        width: u32,
+        heights: Vec<u32>,
+    },
     /// Q of a combine f64[sum h_j x h], its own factor from above f64[h x l] -> their product: the children's factors.
     Push {
         width: u32,
@@ -110,11 +120,20 @@ pub enum SvdWork {
         heights: Vec<u32>,
     },
     /// Q of a leaf f64[rows x h] (and its factor from above f64[h x l]) -> slice of X, panel after panel, T[rows x w].
-    Basis { shape: Shape, slice: Slice },
+    Basis {
+        shape: Shape,
+        slice: Slice,
+    },
     /// One panel's part of every slice of X, in order -> the panel T[n x w].
-    Assemble { shape: Shape, panel: u16 },
+    Assemble {
+        shape: Shape,
+        panel: u16,
+    },
     /// Row block, panels of X -> R f64[h x l] of Y_i = A_i X.
-    RangeLeaf { scale: i32, shape: Shape },
+    RangeLeaf {
+        scale: i32,
+        shape: Shape,
+    },
     /// Row block, shifts, panels of X (, factor from above f64[h x l]) -> adds A_i^T Q_i into all parts of B^T.
     Project {
         scale: i32,
@@ -122,7 +141,9 @@ pub enum SvdWork {
         extra: i32,
     },
     /// R of B^T f64[l x l] -> sigma f64[l], W f64[l x l], P f64[l x l] with R^T = W diag(sigma) P^T.
-    SmallSvd { width: u32 },
+    SmallSvd {
+        width: u32,
+    },
     /// Q of a leaf of B^T (, factor from above), small SVD -> peaks f64[k x 2] (the entry of largest absolute value of
     /// each column, and its row), then V T[rows x k], signs not yet settled.
     RightSlice {
@@ -131,15 +152,30 @@ pub enum SvdWork {
         rank: u32,
     },
     /// Peaks of all slices, in order -> signs f64[k]: that which makes each column's largest entry positive.
-    Signs { rank: u32 },
+    Signs {
+        rank: u32,
+    },
     /// V of a slice, signs -> V T[rows x k] with its signs.
-    SignedSlice { shape: Shape, slice: Slice },
+    SignedSlice {
+        shape: Shape,
+        slice: Slice,
+    },
     /// Signed slices of V, in order -> one panel T[n x w] of V.
-    RightPanel { shape: Shape, panel: u16 },
+    RightPanel {
+        shape: Shape,
+        panel: u16,
+    },
     /// Row block, panels of X (, factor from above), small SVD, signs -> U_i T[rows x k].
-    Lift { scale: i32, shape: Shape, rank: u32 },
+    Lift {
+        scale: i32,
+        shape: Shape,
+        rank: u32,
+    },
     /// Row block, small SVD, U_i, panels of V -> sums of squares f64[k] of A_i V - U_i diag(sigma).
-    LeftResidual { scale: i32, shape: Shape },
+    LeftResidual {
+        scale: i32,
+        shape: Shape,
+    },
     /// Shifts, small SVD, signs, signed slice of V, chunk of every part of B^T -> sums of squares f64[k] of
     /// B^T W - V diag(sigma), which is A^T U - V diag(sigma) as the products gave it.
     RightResidual {
@@ -149,11 +185,18 @@ pub enum SvdWork {
         extra: i32,
     },
     /// Arrays f64[k] -> their sum, added in order.
-    Sum { rank: u32 },
+    Sum {
+        rank: u32,
+    },
     /// Rows of a factor T[rows x k] -> adds their Gram matrix into a k x k sum.
-    Gram { precision: Precision, rank: u32 },
+    Gram {
+        precision: Precision,
+        rank: u32,
+    },
     /// The k x k sum -> its Gram matrix f64[k x k].
-    GramOut { rank: u32 },
+    GramOut {
+        rank: u32,
+    },
     Krylov(krylov::KrylovWork),
     Polish(polish::PolishWork),
 }

@@ -48,7 +48,11 @@ pub enum PolishWork {
     },
     /// Row block, shifts, 1 / D, panels -> adds A_i^T Y_i into the panels' parts of Z, and the Gram matrix of Y_i / D into
     /// the part after them.
-    Verify { scale: i32, shape: Shape, extra: i32 },
+    Verify {
+        scale: i32,
+        shape: Shape,
+        extra: i32,
+    },
     /// Z of a slice f64[rows x (l + g)] -> adds the Gram matrix (g x g) of its guard columns times 2^bits.
     GuardGram {
         rows: u32,
@@ -216,7 +220,10 @@ fn weights(
 ) -> Result<Bytes, WorkError> {
     let theta: &[f64] = Inputs::of(inputs).bytes()?.numbers()?;
     let theta = theta.get(..basis as usize).ok_or_else(|| {
-        WorkError::BadInput(format!("{} eigenvalues for a basis of {basis}", theta.len()))
+        WorkError::BadInput(format!(
+            "{} eigenvalues for a basis of {basis}",
+            theta.len()
+        ))
     })?;
     let least = power_of_two(least);
     let mut out: Vec<f64> = theta
@@ -262,7 +269,11 @@ fn verify(
         width,
     };
     // It may fail, so it comes before the first addition to Z.
-    add_fixed(&tall::cross(rows, &[weighed], weighed), GRAM_BITS, gram_part)?;
+    add_fixed(
+        &tall::cross(rows, &[weighed], weighed),
+        GRAM_BITS,
+        gram_part,
+    )?;
     let mut panel = Vec::new();
     for (p, z) in z.iter_mut().enumerate() {
         let w = panels.widths[p];
@@ -309,7 +320,11 @@ fn polish(l: usize, g: usize, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
             r[i * l + j] = roots[i] * q[j * l + i] / weights[j];
         }
     }
-    let dense::Svd { u: w, s: sigma, v: p } = dense::svd_small(l, l, &r)?;
+    let dense::Svd {
+        u: w,
+        s: sigma,
+        v: p,
+    } = dense::svd_small(l, l, &r)?;
     let mut inverse = vec![0.0; l * l];
     for i in 0..l {
         for j in 0..l {
@@ -393,11 +408,7 @@ fn right<T: Real>(
         *to = T::from_f64(from);
     }
     // Of what is written, not of what it was rounded from: a reader can check it.
-    for (row, (values, a_u)) in written
-        .chunks_exact(k)
-        .zip(a_u.chunks_exact(k))
-        .enumerate()
-    {
+    for (row, (values, a_u)) in written.chunks_exact(k).zip(a_u.chunks_exact(k)).enumerate() {
         for (c, value) in values.iter().enumerate() {
             let value = value.to_f64();
             if value.abs() > peaks[2 * c].abs() {
