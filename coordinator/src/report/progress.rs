@@ -343,7 +343,12 @@ mod tests {
         for second in 1..=10 {
             at(second, Event::Done(second * (10 << 20)));
         }
-        let pass = |number| Some(Pass { number, of: Some(3) });
+        let pass = |number| {
+            Some(Pass {
+                number,
+                of: Some(3),
+            })
+        };
         at(
             10,
             stage("sketch", Unit::Entries, Some(80_000_000), pass(1)),

@@ -5,6 +5,7 @@
 
 pub mod dense;
 pub mod fixed;
+mod householder;
 pub mod real;
 pub mod simd;
 pub mod sketch;

@@ -10,6 +10,9 @@ pub trait Real:
     + faer::traits::RealField
     + super::simd::Vectors
     + super::sparse::Walks
+    + std::ops::Add<Output = Self>
+    + std::ops::Sub<Output = Self>
+    + std::ops::Mul<Output = Self>
     + 'static
 {
     /// Columns of a panel come in groups of this many: 32 bytes.
