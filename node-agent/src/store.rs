@@ -4,7 +4,12 @@
 //! A block is *wanted* by tasks in the queue and *pinned* by those that were admitted. What is neither owned (computed
 //! here) nor pinned may be evicted: first what was to be read by a task that others have got, then what is read again
 //! last. For passes over the same blocks in the same order that keeps the first blocks rather than the last ones, so
-//! that memory for half of the blocks saves nearly half of the reading.
+//! that memory for half of the blocks saves nearly half of the reading. What a plan that will grow reads again nobody
+//! knows when counts as read after everything else, in the order of its last readers ([`LATER`]): it is not dropped, and
+//! goes first, the block read last before the others. When the plan has grown, what is read again for certain comes before
+//! it.
+//!
+//! [`LATER`]: shared::farm::message::LATER
 
 use std::collections::BTreeSet;
 
@@ -409,5 +414,29 @@ mod tests {
         have(&mut store, 3, 10, None);
         assert_eq!(store.state(&name(3)), State::Absent);
         assert_eq!(store.tracked(), 30);
+    }
+    #[test]
+    fn what_a_growth_may_read_stays_and_the_first_blocks_longest() {
+        use shared::farm::message::LATER;
+        let mut store = Store::new(60);
+        for n in 1..=3 {
+            store.want(name(n), 20, TaskId(n));
+            store.coming(name(n));
+            store.arrived(name(n), 20);
+            assert!(!store.was_read(name(n), TaskId(n), Some(TaskId(LATER + n))));
+        }
+        let mut evicted = Vec::new();
+        store.reserve(10);
+        assert!(store.shrink(TaskId(4), &mut evicted));
+        assert_eq!(evicted, [name(3)]);
+        // The plan has grown: tasks 11 and 12 read the blocks, and nobody after 12.
+        store.want(name(1), 20, TaskId(11));
+        store.want(name(2), 20, TaskId(12));
+        assert!(!store.was_read(name(1), TaskId(11), Some(TaskId(LATER + 11))));
+        assert!(store.was_read(name(2), TaskId(12), None));
+        evicted.clear();
+        store.reserve(40);
+        assert!(store.shrink(TaskId(13), &mut evicted));
+        assert_eq!(evicted, [name(1)]);
     }
 }

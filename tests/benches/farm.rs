@@ -204,7 +204,37 @@ fn schedule(what: &str, graph: &Arc<Graph<Toy>>, agents: u32, losses: u32) {
     );
 }
 
+/// How long a growth by one pass takes, and checking it.
+fn grow(blocks: u32) {
+    let mut graph = Arc::new(Graph {
+        open: true,
+        ..passes(1, blocks)
+    });
+    let config = SchedulerConfig::farm();
+    let hash = ContentHash::of(b"bench");
+    let mut scheduler = Scheduler::new(Arc::clone(&graph), hash, config, None, &[]);
+    for pass in 2..=10 {
+        let mut longer = passes(pass, blocks);
+        longer.deliveries.splice(0..0, graph.deliveries.clone());
+        longer.open = true;
+        let longer = Arc::new(longer);
+        let begin = Instant::now();
+        longer.grows_from(&graph).expect("a growth");
+        longer.validate().expect("a graph");
+        let checked = begin.elapsed().as_secs_f64();
+        scheduler.grow(Moment::START, Arc::clone(&longer));
+        println!(
+            "growth       to {} tasks: checked in {:>4.1} ms, taken in in {:>4.1} ms",
+            longer.tasks.len(),
+            1e3 * checked,
+            1e3 * (begin.elapsed().as_secs_f64() - checked)
+        );
+        graph = longer;
+    }
+}
+
 fn main() {
+    grow(2500);
     let graph = Arc::new(passes(10, 2500));
     schedule("passes", &graph, 1000, 0);
     schedule("passes", &graph, 1000, 10);

@@ -1,11 +1,15 @@
 //! A toy task type with both outputs, random plans of it, and the reference: the same plan, one task after the other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use shared::farm::{
     bytes::{Bytes, BytesMut},
-    graph::{Accumulator, Graph, Input, Output, Task},
+    graph::{Accumulator, Checkpoint, Graph, Input, Output, Task},
     ids::{ContentHash, TaskId},
     sequential,
     work::{Work, WorkError},
@@ -208,6 +212,111 @@ pub fn random_case(seed: u64) -> Case {
         graph.deliveries.push(task);
     }
     Case { graph, inputs }
+}
+
+/// A plan that grows: for every portion but the last, the block that decides about the next one.
+#[derive(Clone, Debug)]
+pub struct Growing {
+    /// The plan as it is with each portion.
+    pub graphs: Vec<Arc<Graph<Toy>>>,
+    pub decisions: Vec<TaskId>,
+    /// Numbers of the tasks of the plan that was cut.
+    pub numbers: Vec<TaskId>,
+}
+
+impl Growing {
+    /// The plan as it is once that block has been delivered, if it decides anything.
+    pub fn decided(&self, task: TaskId) -> Option<Arc<Graph<Toy>>> {
+        let portion = self.decisions.iter().position(|d| *d == task)?;
+        Some(Arc::clone(&self.graphs[portion + 1]))
+    }
+}
+
+/// Cuts a plan after some of its stages. A decision reads some of the blocks of its portion. Most of what later portions
+/// read is held; the rest has to be made again. `keep` is asked for the checkpoints of each portion.
+pub fn cut(
+    whole: &Graph<Toy>,
+    r: &mut Random,
+    mut keep: impl FnMut(&mut Graph<Toy>, &mut Random, Range<u16>),
+) -> Growing {
+    let stages = whole.stages.len() as u16;
+    let mut numbers: Vec<TaskId> = Vec::new();
+    let mut graph = Graph::default();
+    let (mut graphs, mut decisions) = (Vec::new(), Vec::new());
+    let mut first = 0;
+    let mut from = 0;
+    for end in 1..=stages {
+        graph.stage(whole.stages[end as usize - 1].clone());
+        let last = end == stages;
+        if !last && r.one_in(3) {
+            continue;
+        }
+        let begin = graph.tasks.len();
+        while let Some(task) = whole.tasks.get(first).filter(|t| t.stage < end) {
+            let mut task = task.clone();
+            for input in &mut task.inputs {
+                if let Input::Result { task, .. } = input {
+                    *task = numbers[task.0 as usize];
+                }
+            }
+            if let Output::Fold { accumulator, .. } = task.output {
+                let known = graph.accumulators.len();
+                let new = &whole.accumulators[known..(accumulator.0 as usize + 1).max(known)];
+                graph.accumulators.extend_from_slice(new);
+            }
+            numbers.push(graph.task(task));
+            first += 1;
+        }
+        keep(&mut graph, r, from..end);
+        from = end;
+        graph.open = !last;
+        if !last {
+            let blocks = (begin..graph.tasks.len()).map(|t| TaskId(t as u32));
+            let blocks: Vec<TaskId> = blocks
+                .filter(|t| matches!(graph.tasks[t.0 as usize].output, Output::Block { .. }))
+                .collect();
+            let read = blocks.iter().filter(|_| r.one_in(3));
+            let inputs = read.map(|&task| Input::Result { task, range: None });
+            let inputs = inputs.collect();
+            let decision = graph.task(Task {
+                work: Toy::Mix { seed: 4, bytes: 8 },
+                inputs,
+                output: Output::Block { bytes: 8 },
+                width: 1,
+                cost: 1,
+                stage: end - 1,
+            });
+            graph.deliveries.push(decision);
+            decisions.push(decision);
+            if !r.one_in(4) {
+                graph.checkpoints.push(Checkpoint {
+                    tasks: vec![decision],
+                    supersedes: None,
+                });
+            }
+            let mut held: Vec<TaskId> = whole.tasks[first..]
+                .iter()
+                .flat_map(|task| &task.inputs)
+                .filter_map(|input| match input {
+                    Input::Result { task, .. } => numbers.get(task.0 as usize).copied(),
+                    Input::Block { .. } | Input::Fold { .. } => None,
+                })
+                .filter(|_| !r.one_in(5))
+                .collect();
+            held.dedup();
+            graph.held = held;
+        } else {
+            graph.held.clear();
+            let deliveries = whole.deliveries.iter().map(|t| numbers[t.0 as usize]);
+            graph.deliveries.extend(deliveries);
+        }
+        graphs.push(Arc::new(graph.clone()));
+    }
+    Growing {
+        graphs,
+        decisions,
+        numbers,
+    }
 }
 
 /// What a plan delivers, evaluated one task after the other.

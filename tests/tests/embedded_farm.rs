@@ -9,8 +9,11 @@ use std::{
     },
 };
 
-use coordinator::farm::{
-    AgentOptions, EmbeddedOptions, InputErrorKind, Inputs, RunError, RunReport, run_embedded,
+use coordinator::{
+    farm::{
+        AgentOptions, EmbeddedOptions, InputErrorKind, Inputs, RunError, RunReport, run_embedded,
+    },
+    spool::Spool,
 };
 use shared::farm::{
     bytes::Bytes,
@@ -18,7 +21,10 @@ use shared::farm::{
     ids::{ContentHash, TaskId},
     work::WorkError,
 };
-use tests::toy::{Case, Toy, evaluate, random_case};
+use tests::{
+    Random,
+    toy::{Case, Growing, Toy, cut, evaluate, random_case},
+};
 
 fn options(agents: usize, cores: u16, memory_bytes: u64) -> EmbeddedOptions {
     EmbeddedOptions {
@@ -253,5 +259,75 @@ fn out_of_core_passes_read_each_block_once_and_keep_what_fits() {
             "read {} of {all}",
             report.loaded_bytes
         );
+    }
+}
+
+/// As [`run`], of a plan that grows; broken off after so many deliveries. What was delivered, from the spool too.
+fn run_growing(
+    growing: &Growing,
+    inputs: HashMap<ContentHash, Bytes>,
+    options: &EmbeddedOptions,
+    deliveries_max: usize,
+) -> (BTreeMap<TaskId, Bytes>, Option<RunReport>) {
+    let inputs: Arc<dyn Inputs> = Arc::new(inputs);
+    let mut delivered = BTreeMap::new();
+    let ran = run_embedded(
+        Arc::clone(&growing.graphs[0]),
+        ContentHash::of(b"plan"),
+        inputs,
+        options,
+        &mut |task, bytes| {
+            if delivered.len() == deliveries_max {
+                return Err(());
+            }
+            assert!(delivered.insert(task, bytes).is_none(), "delivered twice");
+            Ok(growing.decided(task))
+        },
+        &mut |_| {},
+        &AtomicBool::new(false),
+    );
+    match ran {
+        Ok(report) => (delivered, Some(report)),
+        Err(RunError::Deliver(())) => (delivered, None),
+        Err(why) => panic!("{why}"),
+    }
+}
+
+#[test]
+fn a_plan_that_grows_is_gone_on_with_where_it_was_broken_off() {
+    let mut replayed = 0;
+    for seed in 0..40 {
+        let Case { graph, inputs } = random_case(seed);
+        let growing = cut(&graph, &mut Random(seed), |_, _, _| {});
+        let last = growing.graphs.last().unwrap();
+        let wanted = evaluate(last, &inputs);
+        let spools = tempfile::tempdir().unwrap();
+        let plan = ContentHash::of(b"plan");
+        for deliveries in 0.. {
+            let spool = Spool::open(spools.path(), plan).unwrap().unwrap();
+            let kept = spool.kept().len();
+            let options = EmbeddedOptions {
+                spool: Some(Arc::new(spool)),
+                ..options(1 + seed as usize % 3, 2, 1 << 30)
+            };
+            let (found, report) = run_growing(&growing, inputs.clone(), &options, deliveries);
+            if let Some(report) = report {
+                assert_eq!(found, wanted, "seed {seed}");
+                assert_eq!(report.tasks, last.tasks.len() as u64);
+                break;
+            }
+            replayed += kept;
+        }
+    }
+    assert!(replayed > 20, "this tests little");
+}
+
+#[test]
+fn a_plan_that_is_left_open_ends_the_run_with_a_word() {
+    let mut graph = one_task(Toy::Mix { seed: 1, bytes: 8 }, vec![]);
+    graph.open = true;
+    match run(&graph, HashMap::new(), &options(1, 1, 1 << 30)) {
+        Err(RunError::NotGrown) => {}
+        other => panic!("{other:?}"),
     }
 }

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
     fmt::Write as _,
+    ops::Range,
     sync::Arc,
 };
 
@@ -23,10 +24,11 @@ use shared::farm::{
     ids::{AgentId, ContentHash, TaskId},
     message::{Fetch, FromAgent, InputError, InputErrorKind, Name, ToAgent},
     moment::Moment,
+    sequential,
 };
 use tests::{
     Random,
-    toy::{Case, Toy, evaluate, random_case},
+    toy::{Case, Growing, Toy, cut, evaluate, random_case},
 };
 
 /// What is on its way, or going on.
@@ -101,6 +103,8 @@ struct Sim {
     delivered: BTreeMap<TaskId, Bytes>,
     finished: bool,
     memory: u64,
+    growing: Growing,
+    /// The plan with which the coordinator began.
     graph: Arc<Graph<Toy>>,
     config: SchedulerConfig,
     kept: BTreeMap<TaskId, Bytes>,
@@ -125,6 +129,8 @@ struct Tally {
     resumed: usize,
     failures: usize,
     from_spool: usize,
+    growths: usize,
+    replayed: usize,
 }
 
 const PLAN: ContentHash = ContentHash([7; 32]);
@@ -313,6 +319,11 @@ impl Sim {
                 Order::Deliver(task) => {
                     let block = self.blocks[&task].clone();
                     assert!(self.delivered.insert(task, block).is_none());
+                    if let Some(graph) = self.growing.decided(task) {
+                        graph.grows_from(self.scheduler.graph()).unwrap();
+                        self.scheduler.grow(Moment(self.now), graph);
+                        self.tally.growths += 1;
+                    }
                 }
                 Order::Keep { agent, task } => {
                     if self.random.one_in(30) {
@@ -372,8 +383,9 @@ impl Sim {
         self.send(COORDINATOR, node, Thing::ToAgent(node, frame.encode()));
     }
 
-    /// Hands out what is kept of the deliveries; some of it cannot be read.
+    /// Hands out what is kept of the deliveries; some of it cannot be read. The plan grows for it.
     fn replay(&mut self) -> Vec<TaskId> {
+        self.graph = Arc::clone(&self.growing.graphs[0]);
         let mut delivered = Vec::new();
         let mut next = 0;
         while let Some(&task) = self.graph.deliveries.get(next) {
@@ -383,6 +395,10 @@ impl Sim {
             {
                 assert!(self.delivered.insert(task, block).is_none());
                 delivered.push(task);
+                if let Some(graph) = self.growing.decided(task) {
+                    self.graph = graph;
+                    self.tally.replayed += 1;
+                }
             }
         }
         delivered
@@ -612,8 +628,8 @@ impl Sim {
 }
 
 /// Some blocks of some stages are to be kept.
-fn with_checkpoints(graph: &mut Graph<Toy>, random: &mut Random) {
-    for stage in 0..graph.stages.len() as u16 {
+fn with_checkpoints(graph: &mut Graph<Toy>, random: &mut Random, stages: Range<u16>) {
+    for stage in stages {
         if random.one_in(2) {
             continue;
         }
@@ -630,13 +646,36 @@ fn with_checkpoints(graph: &mut Graph<Toy>, random: &mut Random) {
     }
 }
 
-fn simulate(seed: u64, tally: Tally) -> Tally {
-    let Case { mut graph, inputs } = random_case(seed);
+fn simulate(seed: u64, grows: bool, tally: Tally) -> Tally {
+    let Case { graph, inputs } = random_case(seed);
     let mut random = Random(seed ^ 0xfa4);
-    with_checkpoints(&mut graph, &mut random);
-    graph.validate().unwrap();
-    let graph = Arc::new(graph);
-    let wanted = evaluate(&graph, &inputs);
+    let growing = if grows {
+        cut(&graph, &mut random, with_checkpoints)
+    } else {
+        let mut graph = graph.clone();
+        let stages = 0..graph.stages.len() as u16;
+        with_checkpoints(&mut graph, &mut random, stages);
+        Growing {
+            numbers: (0..graph.tasks.len() as u32).map(TaskId).collect(),
+            graphs: vec![Arc::new(graph)],
+            decisions: Vec::new(),
+        }
+    };
+    for graph in &growing.graphs {
+        graph.validate().unwrap();
+    }
+    let whole = growing.graphs.last().unwrap();
+    let wanted = evaluate(whole, &inputs);
+    for (task, block) in evaluate(&graph, &inputs) {
+        assert!(wanted[&growing.numbers[task.0 as usize]] == block);
+    }
+    let first = Arc::clone(&growing.graphs[0]);
+    let load = |hash: &ContentHash| inputs.get(hash).cloned();
+    let grow = |task, _: &Bytes| growing.decided(task);
+    let mut last = Arc::clone(&first);
+    let grown = sequential::run_growing(&mut last, load, grow).unwrap();
+    assert!(grown.into_iter().collect::<BTreeMap<_, _>>() == wanted && !last.open);
+    let tasks = whole.tasks.len();
     let crowd = random.one_in(200);
     let agents = if crowd {
         100 + random.below(200) as usize
@@ -654,7 +693,7 @@ fn simulate(seed: u64, tally: Tally) -> Tally {
     };
     let kept: Option<&[TaskId]> = keeps.then_some(&[]);
     let mut sim = Sim {
-        scheduler: Scheduler::new(Arc::clone(&graph), PLAN, config, kept, &[]),
+        scheduler: Scheduler::new(Arc::clone(&first), PLAN, config, kept, &[]),
         now: 0,
         next: 0,
         queue: BinaryHeap::new(),
@@ -665,7 +704,8 @@ fn simulate(seed: u64, tally: Tally) -> Tally {
         delivered: BTreeMap::new(),
         finished: false,
         memory,
-        graph: Arc::clone(&graph),
+        graph: first,
+        growing,
         config,
         kept: BTreeMap::new(),
         keeps,
@@ -729,14 +769,14 @@ fn simulate(seed: u64, tally: Tally) -> Tally {
             "seed {seed} does not end, at {}, finished: {}\n{}",
             sim.now,
             sim.finished,
-            sim.stories(graph.tasks.len())
+            sim.stories(tasks)
         );
     }
     assert!(
         sim.finished,
         "seed {seed} stands still at {}\n{}\n{:#?}",
         sim.now,
-        sim.stories(graph.tasks.len()),
+        sim.stories(tasks),
         sim.nodes
             .iter()
             .filter(|n| n.alive)
@@ -746,20 +786,19 @@ fn simulate(seed: u64, tally: Tally) -> Tally {
     assert!(
         sim.delivered == wanted,
         "seed {seed}: other bytes\n{}",
-        sim.stories(graph.tasks.len())
+        sim.stories(tasks)
     );
     sim.tally
 }
 
-#[test]
-fn whatever_happens_the_bytes_are_the_same() {
+fn simulate_many(grows: bool) -> Tally {
     let (first, count) = match std::env::var("SVDJOB_SIM_SEED") {
         Ok(seed) => (seed.parse().expect("a number"), 1),
         Err(_) => (0, 3000),
     };
     let mut tally = Tally::default();
     for seed in first..first + count {
-        tally = simulate(seed, tally);
+        tally = simulate(seed, grows, tally);
     }
     println!("{tally:?}");
     let Tally {
@@ -770,6 +809,8 @@ fn whatever_happens_the_bytes_are_the_same() {
         resumed,
         failures,
         from_spool,
+        growths: _,
+        replayed: _,
     } = tally;
     let least = deaths
         .min(resets)
@@ -779,4 +820,19 @@ fn whatever_happens_the_bytes_are_the_same() {
         .min(failures)
         .min(from_spool);
     assert!(count == 1 || least > 100, "this tests little");
+    tally
+}
+
+#[test]
+fn whatever_happens_the_bytes_are_the_same() {
+    simulate_many(false);
+}
+
+#[test]
+fn whatever_happens_to_a_plan_that_grows_the_bytes_are_the_same() {
+    let Tally {
+        growths, replayed, ..
+    } = simulate_many(true);
+    let one = std::env::var("SVDJOB_SIM_SEED").is_ok();
+    assert!(one || growths.min(replayed) > 100, "this tests little");
 }

@@ -578,3 +578,241 @@ fn blocks_are_dropped_when_all_have_read_them() {
     assert!(actions.contains(&drop(1)));
     assert_eq!(actions.last(), Some(&Action::Finished));
 }
+
+/// 0, held, and 1, which reads it and is delivered; more will come.
+fn open_plan() -> Graph<Nothing> {
+    let mut graph = equal(1);
+    let decision = graph.task(task(vec![result(0)], BLOCK));
+    graph.deliveries.push(decision);
+    graph.held = vec![TaskId(0)];
+    graph.open = true;
+    graph
+}
+
+/// One more task, delivered; more will come, and what is held may be read.
+fn longer(graph: &Graph<Nothing>, reads: u32, held: &[u32]) -> Graph<Nothing> {
+    let mut graph = graph.clone();
+    let stage = graph.stage("more");
+    let more = graph.task(Task {
+        stage,
+        ..task(vec![result(reads)], BLOCK)
+    });
+    graph.deliveries.push(more);
+    graph.held = held.iter().copied().map(TaskId).collect();
+    graph
+}
+
+impl Farm {
+    /// The agent does a task, and the plan grows when its block is delivered. What is to be done then.
+    fn decides(&mut self, agent: u32, this: Try, graph: Graph<Nothing>) -> Vec<Action<Nothing>> {
+        self.does(agent, this);
+        let before = self.actions();
+        assert!(!before.contains(&Action::Finished) && !before.contains(&Action::NotGrown));
+        let task = this.task;
+        self.handle(Event::Delivery {
+            agent: AgentId(agent),
+            task,
+        });
+        graph.validate().unwrap();
+        let mut graph = Some(Arc::new(graph));
+        let mut actions = before;
+        while let Some(action) = self.scheduler.poll_action(Moment(self.now)) {
+            if action == Action::Deliver(task) {
+                let graph = graph.take().expect("delivered once");
+                self.scheduler.grow(Moment(self.now), graph);
+            }
+            actions.push(action);
+        }
+        assert!(graph.is_none(), "{task:?} was not delivered: {actions:?}");
+        actions
+    }
+}
+
+fn dropped(actions: &[Action<Nothing>]) -> Vec<u32> {
+    let results = actions.iter().filter_map(|action| match action {
+        Action::Tell {
+            message: ToAgent::Drop { results, .. },
+            ..
+        } => Some(results),
+        _ => None,
+    });
+    results.flatten().map(|task| task.0).collect()
+}
+
+fn given(actions: &[Action<Nothing>]) -> Vec<u32> {
+    let assignments = actions.iter().filter_map(|action| match action {
+        Action::Tell {
+            message: ToAgent::Assign(assignments),
+            ..
+        } => Some(assignments),
+        _ => None,
+    });
+    assignments
+        .flatten()
+        .map(|given| given.this.task.0)
+        .collect()
+}
+
+#[test]
+fn what_is_held_stays_until_a_growth_lets_it_go() {
+    let graph = open_plan();
+    let mut farm = Farm::new(&graph, &[1]);
+    assert_eq!(farm.assigned(), [(0, first(0))]);
+    farm.does(0, first(0));
+    assert_eq!(farm.assigned(), [(0, first(1))]);
+    // 2 reads 0, which is held on; 1 is read by nobody any more.
+    let graph = longer(&graph, 0, &[0, 2]);
+    let actions = farm.decides(0, first(1), graph.clone());
+    assert_eq!((dropped(&actions), given(&actions)), (vec![1], vec![2]));
+    // 3 reads 2, which is not held any more, but is read; nor is 0.
+    let mut graph = longer(&graph, 2, &[]);
+    graph.open = false;
+    let actions = farm.decides(0, first(2), graph);
+    assert_eq!((dropped(&actions), given(&actions)), (vec![0], vec![3]));
+    farm.does(0, first(3));
+    assert_eq!(dropped(&farm.actions()), [2]);
+    let (agent, task) = (AgentId(0), TaskId(3));
+    farm.handle(Event::Delivery { agent, task });
+    assert_eq!(farm.actions().last(), Some(&Action::Finished));
+    let stages = farm.scheduler.stages();
+    let names: Vec<&str> = stages.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["only", "more", "more"]);
+    assert!(stages.iter().all(StageProgress::is_done));
+}
+
+#[test]
+fn what_is_held_is_made_again_when_it_is_lost() {
+    let graph = open_plan();
+    let mut farm = Farm::new(&graph, &[1]);
+    farm.actions();
+    farm.does(0, first(0));
+    farm.actions();
+    // 2 reads nothing that is held.
+    let mut graph = longer(&graph, 1, &[0]);
+    graph.tasks[2].inputs.clear();
+    farm.decides(0, first(1), graph);
+    farm.joins(1, 1);
+    farm.actions();
+    farm.handle(Event::Lost(AgentId(0)));
+    let assigned = farm.assigned();
+    assert_eq!(assigned.len(), 2, "{assigned:?}");
+    assert_eq!(assigned[0].1.task, TaskId(0), "1 is delivered, 0 is held");
+    assert_eq!(assigned[1].1.task, TaskId(2));
+}
+
+#[test]
+fn what_is_neither_held_nor_read_is_made_again_for_a_growth() {
+    let mut graph = open_plan();
+    graph.held.clear();
+    let mut farm = Farm::new(&graph, &[1]);
+    farm.actions();
+    farm.does(0, first(0));
+    farm.actions();
+    let actions = farm.decides(0, first(1), longer(&graph, 1, &[]));
+    assert_eq!(dropped(&actions), [0, 1]);
+    assert_eq!(given(&actions), [0], "1 reads it, and 2 reads 1");
+}
+
+#[test]
+fn agents_old_and_new_are_told_of_new_sums() {
+    let graph = open_plan();
+    let mut farm = Farm::new(&graph, &[1]);
+    farm.actions();
+    farm.does(0, first(0));
+    farm.actions();
+    let mut graph = longer(&graph, 0, &[0]);
+    let accumulator = graph.accumulator(Accumulator {
+        parts: vec![vec![4]],
+        contributions: 1,
+    });
+    let output = Output::Fold {
+        accumulator,
+        parts: (0, 1),
+        contribution: 0,
+    };
+    graph.task(task(vec![result(0)], output));
+    let accumulators = graph.accumulators.clone();
+    let actions = farm.decides(0, first(1), graph);
+    let grow = Action::Tell {
+        agent: AgentId(0),
+        message: ToAgent::Grow {
+            accumulators: accumulators.clone(),
+        },
+    };
+    let told = actions.iter().position(|action| *action == grow);
+    let assigned = actions.iter().rposition(|action| {
+        matches!(action, Action::Tell { message: ToAgent::Assign(given), .. }
+            if given.iter().any(|g| g.this.task.0 >= 2))
+    });
+    assert!(told.is_some() && told < assigned, "{actions:?}");
+    farm.joins(1, 1);
+    let begins = farm.actions().into_iter().find_map(|action| match action {
+        Action::Tell {
+            message: ToAgent::Begin { accumulators, .. },
+            ..
+        } => Some(accumulators),
+        _ => None,
+    });
+    assert_eq!(begins, Some(accumulators));
+}
+
+#[test]
+fn a_plan_that_is_left_open_and_does_not_grow_comes_to_an_end() {
+    let mut farm = Farm::new(&open_plan(), &[1]);
+    farm.actions();
+    farm.does(0, first(0));
+    farm.actions();
+    farm.does(0, first(1));
+    assert!(!farm.actions().contains(&Action::NotGrown));
+    let (agent, task) = (AgentId(0), TaskId(1));
+    farm.handle(Event::Delivery { agent, task });
+    let actions = farm.actions();
+    assert_eq!(actions.last(), Some(&Action::NotGrown));
+    assert!(!actions.contains(&Action::Finished));
+}
+
+#[test]
+fn an_input_block_that_a_growth_may_read_is_said_to_be_read_later() {
+    use shared::farm::message::LATER;
+    for (open, again) in [(true, Some(TaskId(LATER + 1))), (false, None)] {
+        let mut graph = equal(1);
+        graph.tasks[0].inputs.push(input(7));
+        graph.task(task(vec![input(7), result(0)], BLOCK));
+        graph.deliveries.push(TaskId(1));
+        graph.open = open;
+        let mut farm = Farm::new(&graph, &[1]);
+        let mut agains = Vec::new();
+        for n in 0..2 {
+            for action in farm.actions() {
+                if let Action::Tell {
+                    message: ToAgent::Assign(assignments),
+                    ..
+                } = action
+                {
+                    let needs = assignments.iter().flat_map(|a| &a.needs);
+                    agains.extend(needs.map(|need| need.again));
+                }
+            }
+            farm.does(0, first(n));
+        }
+        assert_eq!(agains, [Some(TaskId(1)), again, None]);
+    }
+}
+
+#[test]
+fn a_run_that_goes_on_does_not_do_what_was_only_held_once() {
+    use shared::farm::graph::Checkpoint;
+    // 0 was held and is read by nobody, 1 decided, 2 came for it.
+    let mut graph = equal(3);
+    graph.deliveries = vec![TaskId(1), TaskId(2)];
+    graph.checkpoints.push(Checkpoint {
+        tasks: vec![TaskId(1)],
+        supersedes: None,
+    });
+    let assigned = |these: &[TaskId]| -> Vec<u32> {
+        let mut farm = Farm::going_on(&graph, &[4], Some(these), these);
+        farm.assigned().iter().map(|(_, t)| t.task.0).collect()
+    };
+    assert_eq!(assigned(&[]), [0, 1, 2]);
+    assert_eq!(assigned(&[TaskId(1)]), [2]);
+}
