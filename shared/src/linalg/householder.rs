@@ -34,7 +34,7 @@ impl<T: Real> Reflections<T> {
         let mut blocks = Vec::with_capacity(size.div_ceil(BLOCK));
         for first in (0..size).step_by(BLOCK) {
             let end = (first + BLOCK).min(size);
-            let mut scales = [T::zeroed(); BLOCK];
+            let mut scales = [0.0; BLOCK];
             reduce(&mut a, first, end, &mut scales);
             let v = vectors(&a, first, end);
             let t = triangle(&v, &scales);
@@ -118,36 +118,33 @@ fn vectors<T: Real>(a: &Mat<T>, first: usize, end: usize) -> Mat<T> {
     v
 }
 
-/// T of H_1 H_2 .. = I - V T V^T, H_j = I - scale_j v_j v_j^T.
-fn triangle<T: Real>(v: &Mat<T>, scales: &[T; BLOCK]) -> Mat<T> {
+/// T of H_1 H_2 .. = I - V T V^T, H_j = I - scale_j v_j v_j^T. In `f64`, since what it lacks Q lacks in orthonormality.
+fn triangle<T: Real>(v: &Mat<T>, scales: &[f64; BLOCK]) -> Mat<T> {
     let width = v.ncols();
-    let mut gram = Mat::<T>::zeros(width, width);
-    let one = T::from_f64(1.0);
-    let v_t = v.as_ref().transpose();
+    let wide = Mat::<f64>::from_fn(v.nrows(), width, |i, j| v[(i, j)].to_f64());
+    let mut gram = Mat::<f64>::zeros(width, width);
+    let wide_t = wide.as_ref().transpose();
     matmul(
         gram.as_mut(),
         Accum::Replace,
-        v_t,
-        v.as_ref(),
-        one,
+        wide_t,
+        wide.as_ref(),
+        1.0,
         Par::Seq,
     );
-    let mut t = Mat::<T>::zeros(width, width);
+    let mut t = Mat::<f64>::zeros(width, width);
     for j in 0..width {
         t[(j, j)] = scales[j];
         for i in 0..j {
-            let mut sum = T::zeroed();
-            for k in i..j {
-                sum += t[(i, k)] * gram[(k, j)];
-            }
-            t[(i, j)] = T::zeroed() - scales[j] * sum;
+            let sum: f64 = (i..j).map(|k| t[(i, k)] * gram[(k, j)]).sum();
+            t[(i, j)] = -scales[j] * sum;
         }
     }
-    t
+    Mat::from_fn(width, width, |i, j| T::from_f64(t[(i, j)]))
 }
 
 /// Columns `first..end` of A to triangular form, one reflection after the other.
-fn reduce<T: Real>(a: &mut Mat<T>, first: usize, end: usize, scales: &mut [T; BLOCK]) {
+fn reduce<T: Real>(a: &mut Mat<T>, first: usize, end: usize, scales: &mut [f64; BLOCK]) {
     #[cfg(target_arch = "x86_64")]
     if isa() != Isa::Portable {
         // SAFETY: both others have AVX2, and `isa` gives what the machine has.
@@ -159,12 +156,12 @@ fn reduce<T: Real>(a: &mut Mat<T>, first: usize, end: usize, scales: &mut [T; BL
 /// The same code, with longer registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn reduce_avx2<T: Real>(a: &mut Mat<T>, first: usize, end: usize, scales: &mut [T; BLOCK]) {
+fn reduce_avx2<T: Real>(a: &mut Mat<T>, first: usize, end: usize, scales: &mut [f64; BLOCK]) {
     reduce_any(a, first, end, scales);
 }
 
 #[inline(always)]
-fn reduce_any<T: Real>(a: &mut Mat<T>, first: usize, end: usize, scales: &mut [T; BLOCK]) {
+fn reduce_any<T: Real>(a: &mut Mat<T>, first: usize, end: usize, scales: &mut [f64; BLOCK]) {
     let mut v = vec![T::zeroed(); a.nrows() - first];
     for j in first..end {
         let column = &mut a.col_as_slice_mut(j)[j..];
@@ -182,7 +179,7 @@ fn reduce_any<T: Real>(a: &mut Mat<T>, first: usize, end: usize, scales: &mut [T
             *x = T::from_f64(x.to_f64() * factor);
         }
         // Of the vector as it was rounded: so the reflection stays one.
-        scales[j - first] = T::from_f64(2.0 / (1.0 + squares(&column[1..])));
+        scales[j - first] = 2.0 / (1.0 + squares(&column[1..]));
         let v = &mut v[..column.len()];
         v.copy_from_slice(column);
         v[0] = T::from_f64(1.0);
@@ -195,7 +192,7 @@ fn reduce_any<T: Real>(a: &mut Mat<T>, first: usize, end: usize, scales: &mut [T
                 }
             }
             let dot = sums.iter().fold(T::zeroed(), |dot, &sum| dot + sum);
-            let factor = dot * scales[j - first];
+            let factor = dot * T::from_f64(scales[j - first]);
             for (x, &v) in column.iter_mut().zip(v.iter()) {
                 *x -= factor * v;
             }
