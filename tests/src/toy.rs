@@ -291,7 +291,7 @@ pub fn cut(
             if !r.one_in(4) {
                 graph.checkpoints.push(Checkpoint {
                     tasks: vec![decision],
-                    supersedes: None,
+                    supersedes: Vec::new(),
                 });
             }
             let mut held: Vec<TaskId> = whole.tasks[first..]

@@ -807,7 +807,7 @@ fn a_run_that_goes_on_does_not_do_what_was_only_held_once() {
     graph.deliveries = vec![TaskId(1), TaskId(2)];
     graph.checkpoints.push(Checkpoint {
         tasks: vec![TaskId(1)],
-        supersedes: None,
+        supersedes: Vec::new(),
     });
     let assigned = |these: &[TaskId]| -> Vec<u32> {
         let mut farm = Farm::going_on(&graph, &[4], Some(these), these);
