@@ -10,7 +10,7 @@ use crate::{
     engine::{self, EngineError, Hands, Place, Workers},
     factors::{Quality, Sink},
     failure::Failure,
-    job::resolved::{FactorSpec, Wanted},
+    job::resolved::{FactorSpec, Wanted, Which, word},
     memory::blocks_of,
     plan::{self, Plan},
 };
@@ -34,8 +34,17 @@ pub struct Svd {
 const ENTRY_MIN: f64 = 1e-120;
 const ENTRY_MAX: f64 = 1e120;
 
+/// A wish that can be read, with nothing behind it that would fulfil it.
+fn not_yet(key: &str, word: &str) -> Failure {
+    Failure::job(format!("{key} = {word:?} is not possible yet"))
+        .help(format!("leave `{key}` out in this version"))
+}
+
 /// Checks that the matrix has the rank asked for, and entries whose squares f64 can hold.
 pub fn check(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
+    if factor.which != Which::Usv {
+        return Err(not_yet("which", word(&Which::WORDS, factor.which)));
+    }
     let side = facts.rows.min(facts.columns);
     let rank = match factor.wanted {
         Wanted::Rank(rank) => rank,

@@ -382,6 +382,24 @@ fn check_says_in_words_what_will_be_done() {
 }
 
 #[test]
+fn factors_that_are_not_wanted() {
+    let place = Place::usual();
+    assert!(checked(&place, &[], "Output").ends_with("factors: U, S and Vt"));
+    assert!(checked(&place, &["--which", "sv"], "Output").ends_with(": S and Vt"));
+    assert!(checked(&place, &["--which", "s"], "Output").ends_with(": S alone"));
+    place.fails(
+        &[RUN, &["--which", "v"]].concat(),
+        2,
+        &["possible values: usv, sv, s"],
+    );
+    place.fails(
+        &[RUN, &["--which", "sv"]].concat(),
+        2,
+        &["which = \"sv\" is not possible yet"],
+    );
+}
+
+#[test]
 fn flags_that_will_not_do() {
     let place = Place::usual();
     for (flags, words) in [

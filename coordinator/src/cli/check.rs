@@ -10,7 +10,7 @@ use crate::job::overrides::Overrides;
 use crate::job::resolve;
 use crate::job::resolved::{
     Accuracy, Duplicates, FactorSpec, Farm, Field, Job, Method, Otherwise, Precision,
-    ToleranceKind, Wanted,
+    ToleranceKind, Wanted, Which,
 };
 use crate::job::span;
 use crate::report::numbers::{count, table};
@@ -157,6 +157,15 @@ fn method(factor: &FactorSpec) -> String {
     parts.join(", ")
 }
 
+fn output(job: &Job) -> String {
+    let which = match job.factor.which {
+        Which::Usv => "U, S and Vt",
+        Which::Sv => "S and Vt",
+        Which::S => "S alone",
+    };
+    format!("{}: {which}", job.directory.display())
+}
+
 fn lines(job: &Job, head: Vec<(String, String)>) -> Vec<Vec<String>> {
     let field = |field: &Field| match field {
         Field::Name(name) => name.clone(),
@@ -184,7 +193,7 @@ fn lines(job: &Job, head: Vec<(String, String)>) -> Vec<Vec<String>> {
         ("Factors".into(), triplets(&job.factor)),
         ("Accuracy".into(), accuracy(&job.factor)),
         ("Method".into(), method(&job.factor)),
-        ("Output".into(), job.directory.display().to_string()),
+        ("Output".into(), output(job)),
         (
             "Resources".into(),
             format!(

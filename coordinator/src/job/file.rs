@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, nearest};
-use super::resolved::{Duplicates, Field, Method, Otherwise, Precision, ToleranceKind};
+use super::resolved::{Duplicates, Field, Method, Otherwise, Precision, ToleranceKind, Which};
 use super::size::{self, Memory};
 use super::span;
 
@@ -49,6 +49,7 @@ pub struct Factor {
     pub basis: Option<Spanned<u32>>,
     pub precision: Option<Spanned<Precision>>,
     pub seed: Option<Spanned<u64>>,
+    pub which: Option<Spanned<Which>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -114,6 +115,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "basis",
             "precision",
             "seed",
+            "which",
         ],
     ),
     ("output", &["directory"]),
@@ -183,6 +185,9 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("dtype", "precision"),
     ("random_state", "seed"),
     ("rng", "seed"),
+    ("return_singular_vectors", "which"),
+    ("compute_uv", "which"),
+    ("outputs", "which"),
     ("file", "path"),
     ("input", "path"),
     ("users", "rows"),
@@ -511,6 +516,19 @@ impl<'a, 'i> Section<'a, 'i> {
                 },
             ),
             seed: self.whole("seed", 0, u64::MAX),
+            which: self.choice("which", &Which::WORDS, |word| {
+                match word.to_lowercase().as_str() {
+                    "lm" | "la" => Some(
+                        "the largest singular values are found in any case; this says which factors are written"
+                            .into(),
+                    ),
+                    "sm" | "sa" => Some("only the largest singular values are found".into()),
+                    "v" | "vt" | "vh" => Some("V with its singular values is \"sv\"".into()),
+                    "u" | "us" => Some("U comes with all the others: \"usv\"".into()),
+                    "both" | "all" => Some("that is \"usv\" here".into()),
+                    _ => None,
+                }
+            }),
         }
     }
 

@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use shared::net::discovery::HostPort;
 
 use super::file::{READS_MIN, destination, is_share, is_tolerance};
-use super::resolved::{Duplicates, Method, Otherwise, Precision, ToleranceKind};
+use super::resolved::{Duplicates, Method, Otherwise, Precision, ToleranceKind, Which};
 use super::size::{self, Memory};
 use super::span;
 use crate::failure::Failure;
@@ -72,6 +72,10 @@ pub struct Overrides {
     /// Seed of the random sketch
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+
+    /// Which factors to write: all, or without U, or the singular values alone
+    #[arg(long, value_name = "FACTORS", value_parser = words(&Which::WORDS))]
+    pub which: Option<Which>,
 
     /// What to do with two lines for one row and column
     #[arg(long, value_name = "RULE", value_parser = duplicates())]

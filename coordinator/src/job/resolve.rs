@@ -362,6 +362,7 @@ fn fill_factor(
             defaults.precision.as_ref(),
         ),
         seed: first(flags.seed, file.seed.as_ref(), defaults.seed.as_ref()),
+        which: first(flags.which, file.which.as_ref(), defaults.which.as_ref()),
     };
     if factor
         .rank()

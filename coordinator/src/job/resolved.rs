@@ -101,6 +101,18 @@ pub enum Method {
     Gram,
 }
 
+/// Which of the factors are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Which {
+    /// U, S and Vt.
+    Usv,
+    /// S and Vt.
+    Sv,
+    /// The singular values alone.
+    S,
+}
+
 /// `[factor]`
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct FactorSpec {
@@ -119,6 +131,8 @@ pub struct FactorSpec {
     pub basis: Option<u32>,
     pub precision: Precision,
     pub seed: u64,
+    /// Which factors are written.
+    pub which: Which,
 }
 
 impl FactorSpec {
@@ -142,6 +156,10 @@ impl Method {
         ("exact", Self::Exact),
         ("gram", Self::Gram),
     ];
+}
+
+impl Which {
+    pub const WORDS: [(&str, Self); 3] = [("usv", Self::Usv), ("sv", Self::Sv), ("s", Self::S)];
 }
 
 /// The word of the job file for a choice.

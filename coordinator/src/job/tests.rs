@@ -7,7 +7,7 @@ use super::overrides::Overrides;
 use super::resolve::{LoadError, Loaded, load, resolve};
 use super::resolved::{
     Accuracy, Duplicates, FactorSpec, Field, Method, Otherwise, Precision, Tolerance,
-    ToleranceKind, Wanted,
+    ToleranceKind, Wanted, Which,
 };
 use super::size::Memory;
 use super::{DEFAULTS, machine};
@@ -58,6 +58,7 @@ fn the_shortest_job_has_every_default() {
             basis: None,
             precision: Precision::F32,
             seed: 0,
+            which: Which::Usv,
         }
     );
     assert_eq!(job.directory, Path::new("/data/factors"));
@@ -792,6 +793,42 @@ fn words_of_other_programs_lead_to_the_right_key() {
         text.contains("help: energy = 0.95  gives as many triplets as explain that share"),
         "{text}"
     );
+}
+
+#[test]
+fn which_factors_are_written_is_read() {
+    for (word, which) in Which::WORDS {
+        assert_eq!(factor_of(&format!("which = {word:?}\n")).which, which);
+    }
+    let flags = Overrides {
+        which: Some(Which::S),
+        ..Overrides::default()
+    };
+    assert_eq!(factor_with("which = \"sv\"\n", &flags).which, Which::S);
+    assert_eq!(
+        complaint_of("[factor]\nwhich = \"vt\"\n"),
+        "\
+error: [factor] which cannot be \"vt\"
+ --> factor.toml:4:9
+  |
+4 | which = \"vt\"
+  |         ^^^^ expected \"usv\", \"sv\" or \"s\"
+  |
+  = help: V with its singular values is \"sv\"
+
+factor.toml: 1 problem; nothing was run
+"
+    );
+    for (line, words) in [
+        ("which = \"USV\"", "did you mean \"usv\"?"),
+        ("which = \"LM\"", "the largest singular values are found"),
+        ("which = \"SM\"", "only the largest"),
+        ("which = true", "or \"s\", found true or false"),
+        ("return_singular_vectors = true", "did you mean `which`?"),
+    ] {
+        let text = complaint_of(&format!("[factor]\n{line}\n"));
+        assert!(text.contains(words), "{text}");
+    }
 }
 
 #[test]
