@@ -10,7 +10,7 @@ use crate::{
     engine::{self, EngineError, Hands, Place, Workers},
     factors::{Quality, Sink},
     failure::Failure,
-    job::resolved::{FactorSpec, Wanted, Which, word},
+    job::resolved::{Center, FactorSpec, Wanted, Which, word},
     memory::blocks_of,
     plan::{self, Plan},
 };
@@ -44,6 +44,9 @@ fn not_yet(key: &str, word: &str) -> Failure {
 pub fn check(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
     if factor.which != Which::Usv {
         return Err(not_yet("which", word(&Which::WORDS, factor.which)));
+    }
+    if factor.center != Center::None {
+        return Err(not_yet("center", word(&Center::WORDS, factor.center)));
     }
     let side = facts.rows.min(facts.columns);
     let rank = match factor.wanted {

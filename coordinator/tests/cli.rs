@@ -400,6 +400,29 @@ fn factors_that_are_not_wanted() {
 }
 
 #[test]
+fn centring_is_said_in_words_and_not_done() {
+    let place = Place::usual();
+    for (flags, said) in [
+        (&[][..], "none"),
+        (
+            &["--center", "both"],
+            "means of rows and columns are subtracted; absent entries are taken as 0",
+        ),
+        (
+            &["--center", "observed-rows"],
+            "means of rows are subtracted; absent entries are unknown; only those that are there are moved",
+        ),
+    ] {
+        assert_eq!(checked(&place, flags, "Centring"), said);
+    }
+    place.fails(
+        &[RUN, &["--center", "columns"]].concat(),
+        2,
+        &["center = \"columns\" is not possible yet"],
+    );
+}
+
+#[test]
 fn flags_that_will_not_do() {
     let place = Place::usual();
     for (flags, words) in [

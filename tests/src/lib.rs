@@ -9,7 +9,7 @@ pub mod toy;
 
 use std::path::PathBuf;
 
-use coordinator::job::resolved::{Accuracy, FactorSpec, Method, Precision, Wanted, Which};
+use coordinator::job::resolved::{Accuracy, Center, FactorSpec, Method, Precision, Wanted, Which};
 use ndarray::{Array1, Array2, Axis};
 use sprs::{CsMat, TriMat};
 
@@ -25,6 +25,7 @@ pub fn iterated(rank: u32, iterations: u32, precision: Precision) -> FactorSpec 
         precision,
         seed: 0,
         which: Which::Usv,
+        center: Center::None,
     }
 }
 

@@ -9,7 +9,7 @@ use super::{End, Global, out, say};
 use crate::job::overrides::Overrides;
 use crate::job::resolve;
 use crate::job::resolved::{
-    Accuracy, Duplicates, FactorSpec, Farm, Field, Job, Method, Otherwise, Precision,
+    Accuracy, Center, Duplicates, FactorSpec, Farm, Field, Job, Method, Otherwise, Precision,
     ToleranceKind, Wanted, Which,
 };
 use crate::job::span;
@@ -157,6 +157,22 @@ fn method(factor: &FactorSpec) -> String {
     parts.join(", ")
 }
 
+fn centring(center: Center) -> String {
+    let means = match center {
+        Center::None => return "none".into(),
+        Center::Columns | Center::ObservedColumns => "means of columns",
+        Center::Rows | Center::ObservedRows => "means of rows",
+        Center::Both | Center::ObservedBoth => "means of rows and columns",
+    };
+    let absent = match center {
+        Center::ObservedColumns | Center::ObservedRows | Center::ObservedBoth => {
+            "absent entries are unknown; only those that are there are moved"
+        }
+        _ => "absent entries are taken as 0",
+    };
+    format!("{means} are subtracted; {absent}")
+}
+
 fn output(job: &Job) -> String {
     let which = match job.factor.which {
         Which::Usv => "U, S and Vt",
@@ -190,6 +206,7 @@ fn lines(job: &Job, head: Vec<(String, String)>) -> Vec<Vec<String>> {
         ("Columns".into(), field(&matrix.columns)),
         ("Values".into(), values),
         ("Duplicates".into(), duplicates.into()),
+        ("Centring".into(), centring(job.factor.center)),
         ("Factors".into(), triplets(&job.factor)),
         ("Accuracy".into(), accuracy(&job.factor)),
         ("Method".into(), method(&job.factor)),

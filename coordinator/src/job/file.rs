@@ -8,7 +8,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, nearest};
-use super::resolved::{Duplicates, Field, Method, Otherwise, Precision, ToleranceKind, Which};
+use super::resolved::{
+    Center, Duplicates, Field, Method, Otherwise, Precision, ToleranceKind, Which,
+};
 use super::size::{self, Memory};
 use super::span;
 
@@ -50,6 +52,7 @@ pub struct Factor {
     pub precision: Option<Spanned<Precision>>,
     pub seed: Option<Spanned<u64>>,
     pub which: Option<Spanned<Which>>,
+    pub center: Option<Spanned<Center>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -116,6 +119,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "precision",
             "seed",
             "which",
+            "center",
         ],
     ),
     ("output", &["directory"]),
@@ -188,6 +192,10 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("return_singular_vectors", "which"),
     ("compute_uv", "which"),
     ("outputs", "which"),
+    ("with_mean", "center"),
+    ("centre", "center"),
+    ("demean", "center"),
+    ("subtract_mean", "center"),
     ("file", "path"),
     ("input", "path"),
     ("users", "rows"),
@@ -529,7 +537,37 @@ impl<'a, 'i> Section<'a, 'i> {
                     _ => None,
                 }
             }),
+            center: self.switch("center", &Center::WORDS, "columns", |word| {
+                match word.to_lowercase().as_str() {
+                    "observed" => Some(
+                        "say the means of what: \"observed-columns\", \"observed-rows\" or \"observed-both\""
+                            .into(),
+                    ),
+                    "double" | "all" => Some("that is \"both\" here".into()),
+                    "bias" | "biases" | "baseline" => Some("that is \"observed-both\" here".into()),
+                    _ => None,
+                }
+            }),
         }
+    }
+
+    /// A choice that other programs make with true and false; `yes` is what they mean by true.
+    fn switch<T: Copy>(
+        &mut self,
+        key: &str,
+        choices: &[(&str, T)],
+        yes: &str,
+        hint: impl Fn(&str) -> Option<String>,
+    ) -> Option<Spanned<T>> {
+        let problems = self.problems.len();
+        let choice = self.choice(key, choices, hint);
+        if let Some(DeValue::Boolean(truth)) = self.value(key).map(Spanned::get_ref)
+            && let Some(problem) = self.problems.get_mut(problems)
+        {
+            let word = if *truth { yes } else { "none" };
+            problem.help = Some(format!("that is  {key} = {word:?}  here"));
+        }
+        choice
     }
 
     fn rank(&mut self) -> Option<Spanned<u32>> {

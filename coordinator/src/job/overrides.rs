@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use shared::net::discovery::HostPort;
 
 use super::file::{READS_MIN, destination, is_share, is_tolerance};
-use super::resolved::{Duplicates, Method, Otherwise, Precision, ToleranceKind, Which};
+use super::resolved::{Center, Duplicates, Method, Otherwise, Precision, ToleranceKind, Which};
 use super::size::{self, Memory};
 use super::span;
 use crate::failure::Failure;
@@ -76,6 +76,10 @@ pub struct Overrides {
     /// Which factors to write: all, or without U, or the singular values alone
     #[arg(long, value_name = "FACTORS", value_parser = words(&Which::WORDS))]
     pub which: Option<Which>,
+
+    /// Subtract means first. Absent entries are taken as 0 for columns, rows and both; for observed-... they are unknown, and only those that are there are moved
+    #[arg(long, value_name = "MEANS", value_parser = words(&Center::WORDS))]
+    pub center: Option<Center>,
 
     /// What to do with two lines for one row and column
     #[arg(long, value_name = "RULE", value_parser = duplicates())]

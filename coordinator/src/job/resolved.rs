@@ -113,6 +113,21 @@ pub enum Which {
     S,
 }
 
+/// Which means are subtracted from the entries before anything else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Center {
+    None,
+    // Of these three, absent entries are taken as 0: they count in the means, and are moved like all others.
+    Columns,
+    Rows,
+    Both,
+    // Of these, absent entries are unknown: means are of those that are there, and only those are moved.
+    ObservedColumns,
+    ObservedRows,
+    ObservedBoth,
+}
+
 /// `[factor]`
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct FactorSpec {
@@ -133,6 +148,8 @@ pub struct FactorSpec {
     pub seed: u64,
     /// Which factors are written.
     pub which: Which,
+    /// Which means are subtracted.
+    pub center: Center,
 }
 
 impl FactorSpec {
@@ -160,6 +177,18 @@ impl Method {
 
 impl Which {
     pub const WORDS: [(&str, Self); 3] = [("usv", Self::Usv), ("sv", Self::Sv), ("s", Self::S)];
+}
+
+impl Center {
+    pub const WORDS: [(&str, Self); 7] = [
+        ("none", Self::None),
+        ("columns", Self::Columns),
+        ("rows", Self::Rows),
+        ("both", Self::Both),
+        ("observed-columns", Self::ObservedColumns),
+        ("observed-rows", Self::ObservedRows),
+        ("observed-both", Self::ObservedBoth),
+    ];
 }
 
 /// The word of the job file for a choice.

@@ -6,7 +6,7 @@ use super::file;
 use super::overrides::Overrides;
 use super::resolve::{LoadError, Loaded, load, resolve};
 use super::resolved::{
-    Accuracy, Duplicates, FactorSpec, Field, Method, Otherwise, Precision, Tolerance,
+    Accuracy, Center, Duplicates, FactorSpec, Field, Method, Otherwise, Precision, Tolerance,
     ToleranceKind, Wanted, Which,
 };
 use super::size::Memory;
@@ -59,6 +59,7 @@ fn the_shortest_job_has_every_default() {
             precision: Precision::F32,
             seed: 0,
             which: Which::Usv,
+            center: Center::None,
         }
     );
     assert_eq!(job.directory, Path::new("/data/factors"));
@@ -828,6 +829,41 @@ factor.toml: 1 problem; nothing was run
     ] {
         let text = complaint_of(&format!("[factor]\n{line}\n"));
         assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn centring_is_read() {
+    for (word, center) in Center::WORDS {
+        let factor = factor_of(&format!("center = {word:?}\n"));
+        assert_eq!(factor.center, center);
+        // The manifest says the same word.
+        assert_eq!(serde_json::to_value(factor).unwrap()["center"], word);
+    }
+    let flags = Overrides {
+        center: Some(Center::None),
+        ..Overrides::default()
+    };
+    let factor = factor_with("center = \"rows\"\n", &flags);
+    assert_eq!(factor.center, Center::None);
+    let all = "expected \"none\", \"columns\", \"rows\", \"both\", \"observed-columns\", \"observed-rows\" or \
+               \"observed-both\"";
+    for (line, words) in [
+        ("center = \"median\"", all),
+        ("center = \"column\"", "did you mean \"columns\"?"),
+        (
+            "center = \"observed_rows\"",
+            "did you mean \"observed-rows\"?",
+        ),
+        ("center = \"observed\"", "say the means of what"),
+        ("center = true", "help: that is  center = \"columns\"  here"),
+        ("center = false", "help: that is  center = \"none\"  here"),
+        ("with_mean = true", "did you mean `center`?"),
+        ("centre = \"rows\"", "did you mean `center`?"),
+    ] {
+        let text = complaint_of(&format!("[factor]\n{line}\n"));
+        assert!(text.contains(words), "{text}");
+        assert!(text.contains("factor.toml:4:"), "{text}");
     }
 }
 
