@@ -10,7 +10,7 @@ use crate::{
     engine::{self, EngineError, Hands, Place, Workers},
     factors::{Quality, Sink},
     failure::Failure,
-    job::resolved::{Center, FactorSpec, Wanted, Which, word},
+    job::resolved::{Center, FactorSpec, Scale, Wanted, Which, word},
     memory::blocks_of,
     plan::{self, Plan},
 };
@@ -47,6 +47,9 @@ pub fn check(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
     }
     if factor.center != Center::None {
         return Err(not_yet("center", word(&Center::WORDS, factor.center)));
+    }
+    if factor.scale != Scale::None {
+        return Err(not_yet("scale", word(&Scale::WORDS, factor.scale)));
     }
     let side = facts.rows.min(facts.columns);
     let rank = match factor.wanted {

@@ -423,6 +423,27 @@ fn centring_is_said_in_words_and_not_done() {
 }
 
 #[test]
+fn scaling_is_said_in_words_and_not_done() {
+    let place = Place::usual();
+    assert_eq!(checked(&place, &[], "Scaling"), "none");
+    let scaled = ["--scale", "columns"];
+    assert_eq!(
+        checked(&place, &scaled, "Scaling"),
+        "columns to unit variance"
+    );
+    place.fails(
+        &[RUN, &scaled].concat(),
+        2,
+        &["scale = \"columns\" is not possible yet"],
+    );
+    place.fails(
+        &[RUN, &["--scale", "rows"]].concat(),
+        2,
+        &["possible values: none, columns"],
+    );
+}
+
+#[test]
 fn flags_that_will_not_do() {
     let place = Place::usual();
     for (flags, words) in [

@@ -10,7 +10,7 @@ use crate::job::overrides::Overrides;
 use crate::job::resolve;
 use crate::job::resolved::{
     Accuracy, Center, Duplicates, FactorSpec, Farm, Field, Job, Method, Otherwise, Precision,
-    ToleranceKind, Wanted, Which,
+    Scale, ToleranceKind, Wanted, Which,
 };
 use crate::job::span;
 use crate::report::numbers::{count, table};
@@ -207,6 +207,13 @@ fn lines(job: &Job, head: Vec<(String, String)>) -> Vec<Vec<String>> {
         ("Values".into(), values),
         ("Duplicates".into(), duplicates.into()),
         ("Centring".into(), centring(job.factor.center)),
+        (
+            "Scaling".into(),
+            match job.factor.scale {
+                Scale::None => "none".into(),
+                Scale::Columns => "columns to unit variance".into(),
+            },
+        ),
         ("Factors".into(), triplets(&job.factor)),
         ("Accuracy".into(), accuracy(&job.factor)),
         ("Method".into(), method(&job.factor)),

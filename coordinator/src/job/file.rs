@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, nearest};
 use super::resolved::{
-    Center, Duplicates, Field, Method, Otherwise, Precision, ToleranceKind, Which,
+    Center, Duplicates, Field, Method, Otherwise, Precision, Scale, ToleranceKind, Which,
 };
 use super::size::{self, Memory};
 use super::span;
@@ -53,6 +53,7 @@ pub struct Factor {
     pub seed: Option<Spanned<u64>>,
     pub which: Option<Spanned<Which>>,
     pub center: Option<Spanned<Center>>,
+    pub scale: Option<Spanned<Scale>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -120,6 +121,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "seed",
             "which",
             "center",
+            "scale",
         ],
     ),
     ("output", &["directory"]),
@@ -196,6 +198,10 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("centre", "center"),
     ("demean", "center"),
     ("subtract_mean", "center"),
+    ("with_std", "scale"),
+    ("standardize", "scale"),
+    ("normalize", "scale"),
+    ("unit_variance", "scale"),
     ("file", "path"),
     ("input", "path"),
     ("users", "rows"),
@@ -545,6 +551,15 @@ impl<'a, 'i> Section<'a, 'i> {
                     ),
                     "double" | "all" => Some("that is \"both\" here".into()),
                     "bias" | "biases" | "baseline" => Some("that is \"observed-both\" here".into()),
+                    _ => None,
+                }
+            }),
+            scale: self.switch("scale", &Scale::WORDS, "columns", |word| {
+                match word.to_lowercase().as_str() {
+                    "std" | "variance" | "unit" | "unit-variance" => {
+                        Some("that is \"columns\" here".into())
+                    }
+                    "rows" | "both" => Some("only columns can be scaled".into()),
                     _ => None,
                 }
             }),

@@ -8,7 +8,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use shared::net::discovery::HostPort;
 
 use super::file::{READS_MIN, destination, is_share, is_tolerance};
-use super::resolved::{Center, Duplicates, Method, Otherwise, Precision, ToleranceKind, Which};
+use super::resolved::{
+    Center, Duplicates, Method, Otherwise, Precision, Scale, ToleranceKind, Which,
+};
 use super::size::{self, Memory};
 use super::span;
 use crate::failure::Failure;
@@ -80,6 +82,10 @@ pub struct Overrides {
     /// Subtract means first. Absent entries are taken as 0 for columns, rows and both; for observed-... they are unknown, and only those that are there are moved
     #[arg(long, value_name = "MEANS", value_parser = words(&Center::WORDS))]
     pub center: Option<Center>,
+
+    /// Divide columns by their standard deviation, to unit variance
+    #[arg(long, value_name = "WHAT", value_parser = words(&Scale::WORDS))]
+    pub scale: Option<Scale>,
 
     /// What to do with two lines for one row and column
     #[arg(long, value_name = "RULE", value_parser = duplicates())]

@@ -364,6 +364,7 @@ fn fill_factor(
         seed: first(flags.seed, file.seed.as_ref(), defaults.seed.as_ref()),
         which: first(flags.which, file.which.as_ref(), defaults.which.as_ref()),
         center: first(flags.center, file.center.as_ref(), defaults.center.as_ref()),
+        scale: first(flags.scale, file.scale.as_ref(), defaults.scale.as_ref()),
     };
     if factor
         .rank()

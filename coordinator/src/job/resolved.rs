@@ -128,6 +128,15 @@ pub enum Center {
     ObservedBoth,
 }
 
+/// What is divided by its standard deviation, after centring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scale {
+    None,
+    /// To unit variance; absent entries count as centring has it.
+    Columns,
+}
+
 /// `[factor]`
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct FactorSpec {
@@ -150,6 +159,8 @@ pub struct FactorSpec {
     pub which: Which,
     /// Which means are subtracted.
     pub center: Center,
+    /// What is divided to unit variance.
+    pub scale: Scale,
 }
 
 impl FactorSpec {
@@ -189,6 +200,10 @@ impl Center {
         ("observed-rows", Self::ObservedRows),
         ("observed-both", Self::ObservedBoth),
     ];
+}
+
+impl Scale {
+    pub const WORDS: [(&str, Self); 2] = [("none", Self::None), ("columns", Self::Columns)];
 }
 
 /// The word of the job file for a choice.

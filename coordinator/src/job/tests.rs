@@ -6,8 +6,8 @@ use super::file;
 use super::overrides::Overrides;
 use super::resolve::{LoadError, Loaded, load, resolve};
 use super::resolved::{
-    Accuracy, Center, Duplicates, FactorSpec, Field, Method, Otherwise, Precision, Tolerance,
-    ToleranceKind, Wanted, Which,
+    Accuracy, Center, Duplicates, FactorSpec, Field, Method, Otherwise, Precision, Scale,
+    Tolerance, ToleranceKind, Wanted, Which,
 };
 use super::size::Memory;
 use super::{DEFAULTS, machine};
@@ -60,6 +60,7 @@ fn the_shortest_job_has_every_default() {
             seed: 0,
             which: Which::Usv,
             center: Center::None,
+            scale: Scale::None,
         }
     );
     assert_eq!(job.directory, Path::new("/data/factors"));
@@ -860,6 +861,31 @@ fn centring_is_read() {
         ("center = false", "help: that is  center = \"none\"  here"),
         ("with_mean = true", "did you mean `center`?"),
         ("centre = \"rows\"", "did you mean `center`?"),
+    ] {
+        let text = complaint_of(&format!("[factor]\n{line}\n"));
+        assert!(text.contains(words), "{text}");
+        assert!(text.contains("factor.toml:4:"), "{text}");
+    }
+}
+
+#[test]
+fn scaling_is_read() {
+    for (word, scale) in Scale::WORDS {
+        assert_eq!(factor_of(&format!("scale = {word:?}\n")).scale, scale);
+    }
+    let flags = Overrides {
+        scale: Some(Scale::Columns),
+        ..Overrides::default()
+    };
+    let factor = factor_with("scale = \"none\"\n", &flags);
+    assert_eq!(factor.scale, Scale::Columns);
+    for (line, words) in [
+        ("scale = \"max\"", "expected \"none\" or \"columns\""),
+        ("scale = \"rows\"", "only columns can be scaled"),
+        ("scale = \"std\"", "that is \"columns\" here"),
+        ("scale = true", "help: that is  scale = \"columns\"  here"),
+        ("with_std = true", "did you mean `scale`?"),
+        ("\"scale.\" = true", "did you mean `scale`?"),
     ] {
         let text = complaint_of(&format!("[factor]\n{line}\n"));
         assert!(text.contains(words), "{text}");
