@@ -35,7 +35,7 @@ const ENTRY_MIN: f64 = 1e-120;
 const ENTRY_MAX: f64 = 1e120;
 
 /// A wish that can be read, with nothing behind it that would fulfil it.
-fn not_yet(key: &str, word: &str) -> Failure {
+pub(crate) fn not_yet(key: &str, word: &str) -> Failure {
     Failure::job(format!("{key} = {word:?} is not possible yet"))
         .help(format!("leave `{key}` out in this version"))
 }

@@ -444,6 +444,27 @@ fn scaling_is_said_in_words_and_not_done() {
 }
 
 #[test]
+fn a_warm_start_is_looked_at_and_not_done() {
+    let place = Place::usual();
+    assert_eq!(checked(&place, &[], "Begins with"), "a random sketch");
+    let begin = ["--warm-start", "old"];
+    place.fails(
+        &[RUN, &begin].concat(),
+        3,
+        &["what to begin with cannot be read", "there is no"],
+    );
+    fs::create_dir(place.path("old")).unwrap();
+    place.put("old/Vt.npy", "");
+    let said = checked(&place, &begin, "Begins with");
+    assert!(said.ends_with("old/Vt.npy"), "{said}");
+    place.fails(
+        &[RUN, &begin].concat(),
+        2,
+        &["warm_start = ", "is not possible yet"],
+    );
+}
+
+#[test]
 fn flags_that_will_not_do() {
     let place = Place::usual();
     for (flags, words) in [

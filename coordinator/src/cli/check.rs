@@ -6,6 +6,7 @@ use serde_json::json;
 use shared::net::discovery::HostPort;
 
 use super::{End, Global, out, say};
+use crate::job::look::right_factor;
 use crate::job::overrides::Overrides;
 use crate::job::resolve;
 use crate::job::resolved::{
@@ -173,6 +174,13 @@ fn centring(center: Center) -> String {
     format!("{means} are subtracted; {absent}")
 }
 
+fn beginning(job: &Job) -> String {
+    match &job.warm_start {
+        Some(path) => right_factor(path).display().to_string(),
+        None => "a random sketch".into(),
+    }
+}
+
 fn output(job: &Job) -> String {
     let which = match job.factor.which {
         Which::Usv => "U, S and Vt",
@@ -217,6 +225,7 @@ fn lines(job: &Job, head: Vec<(String, String)>) -> Vec<Vec<String>> {
         ("Factors".into(), triplets(&job.factor)),
         ("Accuracy".into(), accuracy(&job.factor)),
         ("Method".into(), method(&job.factor)),
+        ("Begins with".into(), beginning(job)),
         ("Output".into(), output(job)),
         (
             "Resources".into(),

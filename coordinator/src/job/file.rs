@@ -54,6 +54,7 @@ pub struct Factor {
     pub which: Option<Spanned<Which>>,
     pub center: Option<Spanned<Center>>,
     pub scale: Option<Spanned<Scale>>,
+    pub warm_start: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -122,6 +123,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "which",
             "center",
             "scale",
+            "warm_start",
         ],
     ),
     ("output", &["directory"]),
@@ -199,6 +201,11 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("demean", "center"),
     ("subtract_mean", "center"),
     ("with_std", "scale"),
+    ("v0", "warm_start"),
+    ("x0", "warm_start"),
+    ("init", "warm_start"),
+    ("initial", "warm_start"),
+    ("start", "warm_start"),
     ("standardize", "scale"),
     ("normalize", "scale"),
     ("unit_variance", "scale"),
@@ -563,6 +570,7 @@ impl<'a, 'i> Section<'a, 'i> {
                     _ => None,
                 }
             }),
+            warm_start: self.text("warm_start"),
         }
     }
 

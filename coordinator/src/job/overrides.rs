@@ -87,6 +87,10 @@ pub struct Overrides {
     #[arg(long, value_name = "WHAT", value_parser = words(&Scale::WORDS))]
     pub scale: Option<Scale>,
 
+    /// Begin with the factors of a run before: a Vt.npy, or a directory with one in it
+    #[arg(long, value_name = "PATH")]
+    pub warm_start: Option<PathBuf>,
+
     /// What to do with two lines for one row and column
     #[arg(long, value_name = "RULE", value_parser = duplicates())]
     pub duplicates: Option<Duplicates>,

@@ -283,6 +283,8 @@ pub struct NamesSpec {
 pub struct Job {
     pub matrix: MatrixSpec,
     pub factor: FactorSpec,
+    /// V to begin with instead of a random sketch: a `Vt.npy`, or a directory of factors with one in it.
+    pub warm_start: Option<PathBuf>,
     /// Where factors go.
     pub directory: PathBuf,
     pub resources: Resources,

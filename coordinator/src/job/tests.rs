@@ -894,6 +894,38 @@ fn scaling_is_read() {
 }
 
 #[test]
+fn a_warm_start_is_a_path_as_all_others_are() {
+    let text = "[matrix]\npath = \"r\"\n[factor]\nwarm_start = \"old/Vt.npy\"\n";
+    let loaded = resolved(text);
+    assert_eq!(
+        loaded.job.warm_start.as_deref(),
+        Some(Path::new("/data/old/Vt.npy"))
+    );
+    assert!(!loaded.start_from_flag);
+    let flags = Overrides {
+        warm_start: Some("/other".into()),
+        ..Overrides::default()
+    };
+    let loaded = resolved_with(text, &flags).unwrap();
+    assert_eq!(loaded.job.warm_start.as_deref(), Some(Path::new("/other")));
+    assert!(loaded.start_from_flag);
+    assert_eq!(resolved("[matrix]\npath = \"r\"\n").job.warm_start, None);
+    for (line, words) in [
+        ("warm_start = \"\"", "[factor] warm_start is empty"),
+        (
+            "warm_start = true",
+            "expected a path in quotes, found true or false",
+        ),
+        ("v0 = \"x\"", "did you mean `warm_start`?"),
+        ("warmstart = \"x\"", "did you mean `warm_start`?"),
+        ("init = \"x\"", "did you mean `warm_start`?"),
+    ] {
+        let text = complaint_of(&format!("[factor]\n{line}\n"));
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
 fn scripts_are_told_both_places() {
     let source = Source {
         name: "factor.toml".into(),
@@ -1078,4 +1110,21 @@ fn files_that_the_job_names_are_looked_at() {
     assert_eq!(code, ExitCode::Data);
     assert!(text.contains("the file of names cannot be read"), "{text}");
     assert_eq!(look("[matrix]\npath = \"./ratings.csv\"\n").1, "");
+    // The factors to begin with: a file, or a directory with one.
+    let begin = "[matrix]\npath = \"ratings.csv\"\n[factor]\nwarm_start = \"before\"\n";
+    std::fs::create_dir(root.path().join("befores")).unwrap();
+    let (code, text) = look(begin);
+    assert_eq!(code, ExitCode::Data);
+    assert!(text.contains("factor.toml:4:14"), "{text}");
+    assert!(text.contains("what to begin with cannot be read"), "{text}");
+    assert!(text.contains("did you mean \"befores\"?"), "{text}");
+    let before = root.path().join("before");
+    std::fs::create_dir(&before).unwrap();
+    std::fs::write(before.join("Vt.npx"), "").unwrap();
+    let (code, text) = look(begin);
+    assert_eq!(code, ExitCode::Data);
+    assert!(text.contains("did you mean \"Vt.npx\"?"), "{text}");
+    std::fs::write(before.join("Vt.npy"), "").unwrap();
+    assert_eq!(look(begin).1, "");
+    assert_eq!(look(&begin.replace("before", "before/Vt.npy")).1, "");
 }
