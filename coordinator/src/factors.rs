@@ -79,6 +79,7 @@ pub struct Collector<'a> {
     sink: &'a mut dyn Sink,
     /// Scaled singular values: of the triplets that are kept, and of those after the wanted ones.
     sigma: Option<(Vec<f64>, Vec<f64>)>,
+    requested: u32,
     /// Where U is the user's V: of each column, its largest entry so far, and that one's row.
     peaks: Option<Vec<(f64, u64)>>,
     /// Rows that came before the singular values.
@@ -109,6 +110,7 @@ impl<'a> Collector<'a> {
             roles: HashMap::new(),
             sink,
             sigma: None,
+            requested: 0,
             peaks: transposed.then(Vec::new),
             early: Vec::new(),
             left_squares: Vec::new(),
@@ -183,7 +185,9 @@ impl<'a> Collector<'a> {
                         (polished.sigma.to_vec(), Precision::F64)
                     }
                 };
-                let asked = self.wanted().rank as usize;
+                let asked = self.plan.asked(&sigma, self.wanted().rank);
+                self.requested = asked;
+                let asked = asked as usize;
                 let rank = significant(&sigma, asked, reads_in.roundoff(), self.plan.frobenius());
                 let after = sigma[asked.min(sigma.len())..].to_vec();
                 self.sigma = Some((sigma[..rank].to_vec(), after));
@@ -305,7 +309,7 @@ impl<'a> Collector<'a> {
                 Some(peaks) => peaks.iter().map(|(peak, _)| *peak < 0.0).collect(),
                 None => vec![false; scaled.len()],
             },
-            requested: wanted.rank,
+            requested: self.requested,
             reads: self
                 .plan
                 .reads()

@@ -10,7 +10,7 @@ use crate::{
     engine::{self, EngineError, Hands, Place, Workers},
     factors::{Quality, Sink},
     failure::Failure,
-    job::resolved::{Accuracy, FactorSpec, ToleranceKind},
+    job::resolved::{Accuracy, Center, FactorSpec, Scale, ToleranceKind, Which, word},
     memory::blocks_of,
     output::certificate::Certificate,
     plan::{self, Plan},
@@ -36,8 +36,23 @@ pub struct Svd {
 const ENTRY_MIN: f64 = 1e-120;
 const ENTRY_MAX: f64 = 1e120;
 
+/// A wish that can be read, with nothing behind it that would fulfil it.
+pub(crate) fn not_yet(key: &str, word: &str) -> Failure {
+    Failure::job(format!("{key} = {word:?} is not possible yet"))
+        .help(format!("leave `{key}` out in this version"))
+}
+
 /// Checks that the matrix has the rank asked for, and entries whose squares f64 can hold.
 pub fn check(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
+    if factor.which != Which::Usv {
+        return Err(not_yet("which", word(&Which::WORDS, factor.which)));
+    }
+    if factor.center != Center::None {
+        return Err(not_yet("center", word(&Center::WORDS, factor.center)));
+    }
+    if factor.scale != Scale::None {
+        return Err(not_yet("scale", word(&Scale::WORDS, factor.scale)));
+    }
     plan::check_rank(facts, factor)?;
     let largest = facts.max_abs;
     if largest > 0.0 && !(ENTRY_MIN..=ENTRY_MAX).contains(&largest) {

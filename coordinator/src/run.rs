@@ -180,6 +180,9 @@ fn factored(
 ) -> Result<Ended, Failure> {
     let facts = &ingested.facts;
     library::check(facts, &job.factor)?;
+    if let Some(start) = &job.warm_start {
+        return Err(library::not_yet("warm_start", &start.display().to_string()));
+    }
     let plan = Plan::new(facts, &job.factor).map_err(|why| Failure::resources(why.to_string()))?;
     files::check_space(&staging, facts, &plan)?;
     let spool = keeping.open(&plan);

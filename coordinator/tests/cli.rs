@@ -382,6 +382,89 @@ fn check_says_in_words_what_will_be_done() {
 }
 
 #[test]
+fn factors_that_are_not_wanted() {
+    let place = Place::usual();
+    assert!(checked(&place, &[], "Output").ends_with("factors: U, S and Vt"));
+    assert!(checked(&place, &["--which", "sv"], "Output").ends_with(": S and Vt"));
+    assert!(checked(&place, &["--which", "s"], "Output").ends_with(": S alone"));
+    place.fails(
+        &[RUN, &["--which", "v"]].concat(),
+        2,
+        &["possible values: usv, sv, s"],
+    );
+    place.fails(
+        &[RUN, &["--which", "sv"]].concat(),
+        2,
+        &["which = \"sv\" is not possible yet"],
+    );
+}
+
+#[test]
+fn centring_is_said_in_words_and_not_done() {
+    let place = Place::usual();
+    for (flags, said) in [
+        (&[][..], "none"),
+        (
+            &["--center", "both"],
+            "means of rows and columns are subtracted; absent entries are taken as 0",
+        ),
+        (
+            &["--center", "observed-rows"],
+            "means of rows are subtracted; absent entries are unknown; only those that are there are moved",
+        ),
+    ] {
+        assert_eq!(checked(&place, flags, "Centring"), said);
+    }
+    place.fails(
+        &[RUN, &["--center", "columns"]].concat(),
+        2,
+        &["center = \"columns\" is not possible yet"],
+    );
+}
+
+#[test]
+fn scaling_is_said_in_words_and_not_done() {
+    let place = Place::usual();
+    assert_eq!(checked(&place, &[], "Scaling"), "none");
+    let scaled = ["--scale", "columns"];
+    assert_eq!(
+        checked(&place, &scaled, "Scaling"),
+        "columns to unit variance"
+    );
+    place.fails(
+        &[RUN, &scaled].concat(),
+        2,
+        &["scale = \"columns\" is not possible yet"],
+    );
+    place.fails(
+        &[RUN, &["--scale", "rows"]].concat(),
+        2,
+        &["possible values: none, columns"],
+    );
+}
+
+#[test]
+fn a_warm_start_is_looked_at_and_not_done() {
+    let place = Place::usual();
+    assert_eq!(checked(&place, &[], "Begins with"), "a random sketch");
+    let begin = ["--warm-start", "old"];
+    place.fails(
+        &[RUN, &begin].concat(),
+        3,
+        &["what to begin with cannot be read", "there is no"],
+    );
+    fs::create_dir(place.path("old")).unwrap();
+    place.put("old/Vt.npy", "");
+    let said = checked(&place, &begin, "Begins with");
+    assert!(said.ends_with("old/Vt.npy"), "{said}");
+    place.fails(
+        &[RUN, &begin].concat(),
+        2,
+        &["warm_start = ", "is not possible yet"],
+    );
+}
+
+#[test]
 fn flags_that_will_not_do() {
     let place = Place::usual();
     for (flags, words) in [
@@ -431,9 +514,9 @@ fn flags_that_will_not_do() {
         );
     }
     place.fails(
-        &[RUN, &["--energy", "0.5"]].concat(),
+        &[RUN, &["--energy", "0.5", "--power-iterations", "2"]].concat(),
         2,
-        &["energy = 0.5 is not possible yet", "ask for a rank"],
+        &["energy = 0.5 with power_iterations", "ask for a rank"],
     );
 }
 

@@ -9,7 +9,9 @@ pub mod toy;
 
 use std::path::PathBuf;
 
-use coordinator::job::resolved::{Accuracy, FactorSpec, Method, Precision, Wanted};
+use coordinator::job::resolved::{
+    Accuracy, Center, FactorSpec, Method, Precision, Scale, Wanted, Which,
+};
 use ndarray::{Array1, Array2, Axis};
 use sprs::{CsMat, TriMat};
 
@@ -24,6 +26,9 @@ pub fn iterated(rank: u32, iterations: u32, precision: Precision) -> FactorSpec 
         basis: None,
         precision,
         seed: 0,
+        which: Which::Usv,
+        center: Center::None,
+        scale: Scale::None,
     }
 }
 

@@ -9,22 +9,18 @@ use coordinator::{
 };
 use ndarray::Array2;
 use sprs::CsMat;
-use tests::{dense_sigma, orthogonality, random_sparse, residuals, stored, with_spectrum};
+use tests::{
+    dense_sigma, iterated, orthogonality, random_sparse, residuals, stored, with_spectrum,
+};
 
 fn until(rank: u32, tolerance: f64, precision: Precision) -> FactorSpec {
     FactorSpec {
-        wanted: Wanted::Rank(rank),
-        oversample: 10,
         accuracy: Accuracy::Tolerance(Tolerance {
             value: tolerance,
             kind: ToleranceKind::Residual,
             max_reads: 60,
         }),
-        method: Method::Auto,
-        block: None,
-        basis: None,
-        precision,
-        seed: 0,
+        ..iterated(rank, 0, precision)
     }
 }
 

@@ -38,17 +38,17 @@ fn run(matrix: &sprs::CsMat<f64>, factor: &FactorSpec) -> (Quality, Rows) {
     let (facts, blocks) = blocks_of(matrix.view()).unwrap();
     let plan = Plan::new(&facts, factor).unwrap();
     assert_eq!(plan.graph.validate(), Ok(()));
-    let shifts = ContentHash::of(plan.shifts.as_slice());
+    let shifts = ContentHash::of(plan.shifts().as_slice());
     let delivered = sequential::run(&plan.graph, |hash| {
         if *hash == shifts {
-            Some(plan.shifts.clone())
+            Some(plan.shifts().clone())
         } else {
             blocks.get(hash).cloned()
         }
     })
     .unwrap();
     let mut rows = Rows::default();
-    let mut collector = Collector::new(&plan, facts.frobenius_squared(), &mut rows);
+    let mut collector = Collector::new(&plan, false, &mut rows);
     for (task, bytes) in delivered {
         collector.deliver(task, bytes).unwrap();
     }
@@ -89,7 +89,7 @@ fn a_plan_run_in_order_gives_the_spectrum_and_every_row_once() {
                 for (found, expected) in quality.sigma.iter().zip(&sigma) {
                     assert!((found - expected).abs() < 1e-5 * expected);
                 }
-                for residual in &quality.residuals {
+                for residual in &quality.residuals() {
                     assert!(*residual < 1e-3);
                 }
             }

@@ -6,11 +6,12 @@ use serde_json::json;
 use shared::net::discovery::HostPort;
 
 use super::{End, Global, out, say};
+use crate::job::look::right_factor;
 use crate::job::overrides::Overrides;
 use crate::job::resolve;
 use crate::job::resolved::{
-    Accuracy, Duplicates, FactorSpec, Farm, Field, Job, Method, Otherwise, Precision,
-    ToleranceKind, Wanted,
+    Accuracy, Center, Duplicates, FactorSpec, Farm, Field, Job, Method, Otherwise, Precision,
+    Scale, ToleranceKind, Wanted, Which,
 };
 use crate::job::span;
 use crate::report::numbers::{count, table};
@@ -157,6 +158,38 @@ fn method(factor: &FactorSpec) -> String {
     parts.join(", ")
 }
 
+fn centring(center: Center) -> String {
+    let means = match center {
+        Center::None => return "none".into(),
+        Center::Columns | Center::ObservedColumns => "means of columns",
+        Center::Rows | Center::ObservedRows => "means of rows",
+        Center::Both | Center::ObservedBoth => "means of rows and columns",
+    };
+    let absent = match center {
+        Center::ObservedColumns | Center::ObservedRows | Center::ObservedBoth => {
+            "absent entries are unknown; only those that are there are moved"
+        }
+        _ => "absent entries are taken as 0",
+    };
+    format!("{means} are subtracted; {absent}")
+}
+
+fn beginning(job: &Job) -> String {
+    match &job.warm_start {
+        Some(path) => right_factor(path).display().to_string(),
+        None => "a random sketch".into(),
+    }
+}
+
+fn output(job: &Job) -> String {
+    let which = match job.factor.which {
+        Which::Usv => "U, S and Vt",
+        Which::Sv => "S and Vt",
+        Which::S => "S alone",
+    };
+    format!("{}: {which}", job.directory.display())
+}
+
 fn lines(job: &Job, head: Vec<(String, String)>) -> Vec<Vec<String>> {
     let field = |field: &Field| match field {
         Field::Name(name) => name.clone(),
@@ -181,10 +214,19 @@ fn lines(job: &Job, head: Vec<(String, String)>) -> Vec<Vec<String>> {
         ("Columns".into(), field(&matrix.columns)),
         ("Values".into(), values),
         ("Duplicates".into(), duplicates.into()),
+        ("Centring".into(), centring(job.factor.center)),
+        (
+            "Scaling".into(),
+            match job.factor.scale {
+                Scale::None => "none".into(),
+                Scale::Columns => "columns to unit variance".into(),
+            },
+        ),
         ("Factors".into(), triplets(&job.factor)),
         ("Accuracy".into(), accuracy(&job.factor)),
         ("Method".into(), method(&job.factor)),
-        ("Output".into(), job.directory.display().to_string()),
+        ("Begins with".into(), beginning(job)),
+        ("Output".into(), output(job)),
         (
             "Resources".into(),
             format!(

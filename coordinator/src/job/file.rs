@@ -8,7 +8,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, nearest};
-use super::resolved::{Duplicates, Field, Method, Otherwise, Precision, ToleranceKind};
+use super::resolved::{
+    Center, Duplicates, Field, Method, Otherwise, Precision, Scale, ToleranceKind, Which,
+};
 use super::size::{self, Memory};
 use super::span;
 
@@ -49,6 +51,10 @@ pub struct Factor {
     pub basis: Option<Spanned<u32>>,
     pub precision: Option<Spanned<Precision>>,
     pub seed: Option<Spanned<u64>>,
+    pub which: Option<Spanned<Which>>,
+    pub center: Option<Spanned<Center>>,
+    pub scale: Option<Spanned<Scale>>,
+    pub warm_start: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -114,6 +120,10 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "basis",
             "precision",
             "seed",
+            "which",
+            "center",
+            "scale",
+            "warm_start",
         ],
     ),
     ("output", &["directory"]),
@@ -183,6 +193,22 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("dtype", "precision"),
     ("random_state", "seed"),
     ("rng", "seed"),
+    ("return_singular_vectors", "which"),
+    ("compute_uv", "which"),
+    ("outputs", "which"),
+    ("with_mean", "center"),
+    ("centre", "center"),
+    ("demean", "center"),
+    ("subtract_mean", "center"),
+    ("with_std", "scale"),
+    ("v0", "warm_start"),
+    ("x0", "warm_start"),
+    ("init", "warm_start"),
+    ("initial", "warm_start"),
+    ("start", "warm_start"),
+    ("standardize", "scale"),
+    ("normalize", "scale"),
+    ("unit_variance", "scale"),
     ("file", "path"),
     ("input", "path"),
     ("users", "rows"),
@@ -511,7 +537,60 @@ impl<'a, 'i> Section<'a, 'i> {
                 },
             ),
             seed: self.whole("seed", 0, u64::MAX),
+            which: self.choice("which", &Which::WORDS, |word| {
+                match word.to_lowercase().as_str() {
+                    "lm" | "la" => Some(
+                        "the largest singular values are found in any case; this says which factors are written"
+                            .into(),
+                    ),
+                    "sm" | "sa" => Some("only the largest singular values are found".into()),
+                    "v" | "vt" | "vh" => Some("V with its singular values is \"sv\"".into()),
+                    "u" | "us" => Some("U comes with all the others: \"usv\"".into()),
+                    "both" | "all" => Some("that is \"usv\" here".into()),
+                    _ => None,
+                }
+            }),
+            center: self.switch("center", &Center::WORDS, "columns", |word| {
+                match word.to_lowercase().as_str() {
+                    "observed" => Some(
+                        "say the means of what: \"observed-columns\", \"observed-rows\" or \"observed-both\""
+                            .into(),
+                    ),
+                    "double" | "all" => Some("that is \"both\" here".into()),
+                    "bias" | "biases" | "baseline" => Some("that is \"observed-both\" here".into()),
+                    _ => None,
+                }
+            }),
+            scale: self.switch("scale", &Scale::WORDS, "columns", |word| {
+                match word.to_lowercase().as_str() {
+                    "std" | "variance" | "unit" | "unit-variance" => {
+                        Some("that is \"columns\" here".into())
+                    }
+                    "rows" | "both" => Some("only columns can be scaled".into()),
+                    _ => None,
+                }
+            }),
+            warm_start: self.text("warm_start"),
         }
+    }
+
+    /// A choice that other programs make with true and false; `yes` is what they mean by true.
+    fn switch<T: Copy>(
+        &mut self,
+        key: &str,
+        choices: &[(&str, T)],
+        yes: &str,
+        hint: impl Fn(&str) -> Option<String>,
+    ) -> Option<Spanned<T>> {
+        let problems = self.problems.len();
+        let choice = self.choice(key, choices, hint);
+        if let Some(DeValue::Boolean(truth)) = self.value(key).map(Spanned::get_ref)
+            && let Some(problem) = self.problems.get_mut(problems)
+        {
+            let word = if *truth { yes } else { "none" };
+            problem.help = Some(format!("that is  {key} = {word:?}  here"));
+        }
+        choice
     }
 
     fn rank(&mut self) -> Option<Spanned<u32>> {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
@@ -123,6 +123,16 @@ impl Loaded {
                 }
             }
         }
+        if let Some(start) = &self.job.warm_start
+            && let Err(wrong) = existing(&right_factor(start))
+        {
+            code = ExitCode::Data;
+            let written = file.factor.warm_start.as_ref();
+            match written.filter(|_| !self.start_from_flag) {
+                Some(path) => problems.push(wrong.at(path.span(), START)),
+                None => return Err(LoadError::Unreadable(wrong.failure(START))),
+            }
+        }
         if let (Some(names), Some(spec)) = (&file.report.names, &self.job.report.names) {
             match existing(&spec.path) {
                 Err(wrong) => {
@@ -146,6 +156,18 @@ impl Loaded {
             list: problems,
             code,
         }))
+    }
+}
+
+/// What people are told that `warm_start` is.
+const START: &str = "what to begin with";
+
+/// The file that `warm_start` means: itself, or the one in a directory of factors.
+pub fn right_factor(start: &Path) -> PathBuf {
+    if start.is_dir() {
+        start.join("Vt.npy")
+    } else {
+        start.to_owned()
     }
 }
 

@@ -8,7 +8,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use shared::net::discovery::HostPort;
 
 use super::file::{READS_MIN, destination, is_share, is_tolerance};
-use super::resolved::{Duplicates, Method, Otherwise, Precision, ToleranceKind};
+use super::resolved::{
+    Center, Duplicates, Method, Otherwise, Precision, Scale, ToleranceKind, Which,
+};
 use super::size::{self, Memory};
 use super::span;
 use crate::failure::Failure;
@@ -72,6 +74,22 @@ pub struct Overrides {
     /// Seed of the random sketch
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+
+    /// Which factors to write: all, or without U, or the singular values alone
+    #[arg(long, value_name = "FACTORS", value_parser = words(&Which::WORDS))]
+    pub which: Option<Which>,
+
+    /// Subtract means first. Absent entries are taken as 0 for columns, rows and both; for observed-... they are unknown, and only those that are there are moved
+    #[arg(long, value_name = "MEANS", value_parser = words(&Center::WORDS))]
+    pub center: Option<Center>,
+
+    /// Divide columns by their standard deviation, to unit variance
+    #[arg(long, value_name = "WHAT", value_parser = words(&Scale::WORDS))]
+    pub scale: Option<Scale>,
+
+    /// Begin with the factors of a run before: a Vt.npy, or a directory with one in it
+    #[arg(long, value_name = "PATH")]
+    pub warm_start: Option<PathBuf>,
 
     /// What to do with two lines for one row and column
     #[arg(long, value_name = "RULE", value_parser = duplicates())]

@@ -24,6 +24,8 @@ pub struct Loaded {
     pub source: Source,
     /// The input is not the one that the file names.
     pub input_from_flag: bool,
+    /// The factors to begin with are not those that the file names.
+    pub start_from_flag: bool,
     /// What is allowed but looks wrong.
     pub warnings: Vec<String>,
 }
@@ -66,6 +68,7 @@ pub fn resolve(source: Source, base: &Path, flags: &Overrides) -> Result<Loaded,
             file,
             source,
             input_from_flag: flags.input.is_some(),
+            start_from_flag: flags.warm_start.is_some(),
             warnings,
         }),
         _ => Err(Problems {
@@ -285,6 +288,11 @@ fn fill(
             ),
         },
         factor,
+        warm_start: chosen(
+            flags.warm_start.as_deref(),
+            file.factor.warm_start.as_ref(),
+            base,
+        ),
         directory,
         resources,
         farm,
@@ -362,6 +370,9 @@ fn fill_factor(
             defaults.precision.as_ref(),
         ),
         seed: first(flags.seed, file.seed.as_ref(), defaults.seed.as_ref()),
+        which: first(flags.which, file.which.as_ref(), defaults.which.as_ref()),
+        center: first(flags.center, file.center.as_ref(), defaults.center.as_ref()),
+        scale: first(flags.scale, file.scale.as_ref(), defaults.scale.as_ref()),
     };
     if factor
         .rank()

@@ -101,6 +101,42 @@ pub enum Method {
     Gram,
 }
 
+/// Which of the factors are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Which {
+    /// U, S and Vt.
+    Usv,
+    /// S and Vt.
+    Sv,
+    /// The singular values alone.
+    S,
+}
+
+/// Which means are subtracted from the entries before anything else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Center {
+    None,
+    // Of these three, absent entries are taken as 0: they count in the means, and are moved like all others.
+    Columns,
+    Rows,
+    Both,
+    // Of these, absent entries are unknown: means are of those that are there, and only those are moved.
+    ObservedColumns,
+    ObservedRows,
+    ObservedBoth,
+}
+
+/// What is divided by its standard deviation, after centring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scale {
+    None,
+    /// To unit variance; absent entries count as centring has it.
+    Columns,
+}
+
 /// `[factor]`
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct FactorSpec {
@@ -119,6 +155,12 @@ pub struct FactorSpec {
     pub basis: Option<u32>,
     pub precision: Precision,
     pub seed: u64,
+    /// Which factors are written.
+    pub which: Which,
+    /// Which means are subtracted.
+    pub center: Center,
+    /// What is divided to unit variance.
+    pub scale: Scale,
 }
 
 impl FactorSpec {
@@ -142,6 +184,26 @@ impl Method {
         ("exact", Self::Exact),
         ("gram", Self::Gram),
     ];
+}
+
+impl Which {
+    pub const WORDS: [(&str, Self); 3] = [("usv", Self::Usv), ("sv", Self::Sv), ("s", Self::S)];
+}
+
+impl Center {
+    pub const WORDS: [(&str, Self); 7] = [
+        ("none", Self::None),
+        ("columns", Self::Columns),
+        ("rows", Self::Rows),
+        ("both", Self::Both),
+        ("observed-columns", Self::ObservedColumns),
+        ("observed-rows", Self::ObservedRows),
+        ("observed-both", Self::ObservedBoth),
+    ];
+}
+
+impl Scale {
+    pub const WORDS: [(&str, Self); 2] = [("none", Self::None), ("columns", Self::Columns)];
 }
 
 /// The word of the job file for a choice.
@@ -221,6 +283,8 @@ pub struct NamesSpec {
 pub struct Job {
     pub matrix: MatrixSpec,
     pub factor: FactorSpec,
+    /// V to begin with instead of a random sketch: a `Vt.npy`, or a directory of factors with one in it.
+    pub warm_start: Option<PathBuf>,
     /// Where factors go.
     pub directory: PathBuf,
     pub resources: Resources,

@@ -6,8 +6,8 @@ use super::file;
 use super::overrides::Overrides;
 use super::resolve::{LoadError, Loaded, load, resolve};
 use super::resolved::{
-    Accuracy, Duplicates, FactorSpec, Field, Method, Otherwise, Precision, Tolerance,
-    ToleranceKind, Wanted,
+    Accuracy, Center, Duplicates, FactorSpec, Field, Method, Otherwise, Precision, Scale,
+    Tolerance, ToleranceKind, Wanted, Which,
 };
 use super::size::Memory;
 use super::{DEFAULTS, machine};
@@ -58,6 +58,9 @@ fn the_shortest_job_has_every_default() {
             basis: None,
             precision: Precision::F32,
             seed: 0,
+            which: Which::Usv,
+            center: Center::None,
+            scale: Scale::None,
         }
     );
     assert_eq!(job.directory, Path::new("/data/factors"));
@@ -795,6 +798,134 @@ fn words_of_other_programs_lead_to_the_right_key() {
 }
 
 #[test]
+fn which_factors_are_written_is_read() {
+    for (word, which) in Which::WORDS {
+        assert_eq!(factor_of(&format!("which = {word:?}\n")).which, which);
+    }
+    let flags = Overrides {
+        which: Some(Which::S),
+        ..Overrides::default()
+    };
+    assert_eq!(factor_with("which = \"sv\"\n", &flags).which, Which::S);
+    assert_eq!(
+        complaint_of("[factor]\nwhich = \"vt\"\n"),
+        "\
+error: [factor] which cannot be \"vt\"
+ --> factor.toml:4:9
+  |
+4 | which = \"vt\"
+  |         ^^^^ expected \"usv\", \"sv\" or \"s\"
+  |
+  = help: V with its singular values is \"sv\"
+
+factor.toml: 1 problem; nothing was run
+"
+    );
+    for (line, words) in [
+        ("which = \"USV\"", "did you mean \"usv\"?"),
+        ("which = \"LM\"", "the largest singular values are found"),
+        ("which = \"SM\"", "only the largest"),
+        ("which = true", "or \"s\", found true or false"),
+        ("return_singular_vectors = true", "did you mean `which`?"),
+    ] {
+        let text = complaint_of(&format!("[factor]\n{line}\n"));
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn centring_is_read() {
+    for (word, center) in Center::WORDS {
+        let factor = factor_of(&format!("center = {word:?}\n"));
+        assert_eq!(factor.center, center);
+        // The manifest says the same word.
+        assert_eq!(serde_json::to_value(factor).unwrap()["center"], word);
+    }
+    let flags = Overrides {
+        center: Some(Center::None),
+        ..Overrides::default()
+    };
+    let factor = factor_with("center = \"rows\"\n", &flags);
+    assert_eq!(factor.center, Center::None);
+    let all = "expected \"none\", \"columns\", \"rows\", \"both\", \"observed-columns\", \"observed-rows\" or \
+               \"observed-both\"";
+    for (line, words) in [
+        ("center = \"median\"", all),
+        ("center = \"column\"", "did you mean \"columns\"?"),
+        (
+            "center = \"observed_rows\"",
+            "did you mean \"observed-rows\"?",
+        ),
+        ("center = \"observed\"", "say the means of what"),
+        ("center = true", "help: that is  center = \"columns\"  here"),
+        ("center = false", "help: that is  center = \"none\"  here"),
+        ("with_mean = true", "did you mean `center`?"),
+        ("centre = \"rows\"", "did you mean `center`?"),
+    ] {
+        let text = complaint_of(&format!("[factor]\n{line}\n"));
+        assert!(text.contains(words), "{text}");
+        assert!(text.contains("factor.toml:4:"), "{text}");
+    }
+}
+
+#[test]
+fn scaling_is_read() {
+    for (word, scale) in Scale::WORDS {
+        assert_eq!(factor_of(&format!("scale = {word:?}\n")).scale, scale);
+    }
+    let flags = Overrides {
+        scale: Some(Scale::Columns),
+        ..Overrides::default()
+    };
+    let factor = factor_with("scale = \"none\"\n", &flags);
+    assert_eq!(factor.scale, Scale::Columns);
+    for (line, words) in [
+        ("scale = \"max\"", "expected \"none\" or \"columns\""),
+        ("scale = \"rows\"", "only columns can be scaled"),
+        ("scale = \"std\"", "that is \"columns\" here"),
+        ("scale = true", "help: that is  scale = \"columns\"  here"),
+        ("with_std = true", "did you mean `scale`?"),
+        ("\"scale.\" = true", "did you mean `scale`?"),
+    ] {
+        let text = complaint_of(&format!("[factor]\n{line}\n"));
+        assert!(text.contains(words), "{text}");
+        assert!(text.contains("factor.toml:4:"), "{text}");
+    }
+}
+
+#[test]
+fn a_warm_start_is_a_path_as_all_others_are() {
+    let text = "[matrix]\npath = \"r\"\n[factor]\nwarm_start = \"old/Vt.npy\"\n";
+    let loaded = resolved(text);
+    assert_eq!(
+        loaded.job.warm_start.as_deref(),
+        Some(Path::new("/data/old/Vt.npy"))
+    );
+    assert!(!loaded.start_from_flag);
+    let flags = Overrides {
+        warm_start: Some("/other".into()),
+        ..Overrides::default()
+    };
+    let loaded = resolved_with(text, &flags).unwrap();
+    assert_eq!(loaded.job.warm_start.as_deref(), Some(Path::new("/other")));
+    assert!(loaded.start_from_flag);
+    assert_eq!(resolved("[matrix]\npath = \"r\"\n").job.warm_start, None);
+    for (line, words) in [
+        ("warm_start = \"\"", "[factor] warm_start is empty"),
+        (
+            "warm_start = true",
+            "expected a path in quotes, found true or false",
+        ),
+        ("v0 = \"x\"", "did you mean `warm_start`?"),
+        ("warmstart = \"x\"", "did you mean `warm_start`?"),
+        ("init = \"x\"", "did you mean `warm_start`?"),
+    ] {
+        let text = complaint_of(&format!("[factor]\n{line}\n"));
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
 fn scripts_are_told_both_places() {
     let source = Source {
         name: "factor.toml".into(),
@@ -979,4 +1110,21 @@ fn files_that_the_job_names_are_looked_at() {
     assert_eq!(code, ExitCode::Data);
     assert!(text.contains("the file of names cannot be read"), "{text}");
     assert_eq!(look("[matrix]\npath = \"./ratings.csv\"\n").1, "");
+    // The factors to begin with: a file, or a directory with one.
+    let begin = "[matrix]\npath = \"ratings.csv\"\n[factor]\nwarm_start = \"before\"\n";
+    std::fs::create_dir(root.path().join("befores")).unwrap();
+    let (code, text) = look(begin);
+    assert_eq!(code, ExitCode::Data);
+    assert!(text.contains("factor.toml:4:14"), "{text}");
+    assert!(text.contains("what to begin with cannot be read"), "{text}");
+    assert!(text.contains("did you mean \"befores\"?"), "{text}");
+    let before = root.path().join("before");
+    std::fs::create_dir(&before).unwrap();
+    std::fs::write(before.join("Vt.npx"), "").unwrap();
+    let (code, text) = look(begin);
+    assert_eq!(code, ExitCode::Data);
+    assert!(text.contains("did you mean \"Vt.npx\"?"), "{text}");
+    std::fs::write(before.join("Vt.npy"), "").unwrap();
+    assert_eq!(look(begin).1, "");
+    assert_eq!(look(&begin.replace("before", "before/Vt.npy")).1, "");
 }

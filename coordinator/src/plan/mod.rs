@@ -49,7 +49,12 @@ pub enum Method {
     /// Block Krylov with thick restart until a tolerance.
     Krylov(KrylovSpec),
     /// TSQR of the matrix itself, as if it were dense.
-    Exact { rank: u32, precision: Precision },
+    Exact {
+        /// At most: with `energy`, only as many as hold this share of the sum of squares are kept.
+        rank: u32,
+        energy: Option<f64>,
+        precision: Precision,
+    },
 }
 
 /// A plan, and where to find in it what is wanted of it.
@@ -165,6 +170,10 @@ impl Method {
         if exact || most < least {
             return Self::Exact {
                 rank: rank.unwrap_or(side),
+                energy: match factor.wanted {
+                    resolved::Wanted::Rank(_) => None,
+                    resolved::Wanted::Energy(share) => Some(share),
+                },
                 precision,
             };
         }
@@ -246,6 +255,23 @@ impl Plan {
     /// ||A||_F of the scaled matrix.
     pub fn frobenius(&self) -> f64 {
         self.ground.frobenius_squared.sqrt()
+    }
+
+    /// How many of these triplets are wanted, of at most `most`.
+    pub fn asked(&self, sigma: &[f64], most: u32) -> u32 {
+        let Method::Exact {
+            energy: Some(share),
+            ..
+        } = self.method
+        else {
+            return most;
+        };
+        let mut sum = 0.0;
+        let enough = sigma.iter().position(|s| {
+            sum += s * s;
+            sum >= share * self.ground.frobenius_squared
+        });
+        enough.map_or(most, |at| most.min(at as u32 + 1))
     }
 
     /// Where the factors are, when that is known from the beginning.
@@ -341,6 +367,14 @@ impl Plan {
 /// Checks that the matrix has as many triplets as are asked for.
 pub fn check_rank(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
     let side = facts.rows.min(facts.columns);
+    if let (resolved::Wanted::Energy(share), Accuracy::PowerIterations(_)) =
+        (factor.wanted, factor.accuracy)
+    {
+        return Err(Failure::job(format!(
+            "energy = {share} with power_iterations is not possible: the number of triplets would have to be known beforehand"
+        ))
+        .help("ask for a rank, or for a tolerance in place of power_iterations"));
+    }
     match factor.rank() {
         Some(rank) if rank == 0 || u64::from(rank) > side => Err(Failure::job(format!(
             "rank = {rank} is not possible: the matrix is {} x {}, so there are at most {side} singular values",

@@ -391,7 +391,7 @@ Accuracy   worst residual 1.6e-3 (triplet 50); U and V orthonormal to 3.6e-7; 34
 Time       340 ms: ingest 31 ms, factors 280 ms; 10 passes at 4.0 million entries/s; at most 38 MiB
            of memory
 Factors    /data/factors: U.npy (610 x 50), S.npy (50), Vt.npy (50 x 9724), rows.csv, columns.csv,
-           manifest.json
+           certificate.json, manifest.json
 
 In Python
   import numpy as np
@@ -439,7 +439,8 @@ Time
 Factors
   /data/factors: U.npy (610 x 50), S.npy
   (50), Vt.npy (50 x 9724), rows.csv,
-  columns.csv, manifest.json
+  columns.csv, certificate.json,
+  manifest.json
 
 In Python
   import numpy as np
