@@ -186,7 +186,7 @@ impl<'a> Collector<'a> {
                     }
                 };
                 let asked = self.plan.asked(&sigma, self.wanted().rank);
-                self.requested = asked;
+                self.requested = self.plan.requested(asked);
                 let asked = asked as usize;
                 let rank = significant(&sigma, asked, reads_in.roundoff(), self.plan.frobenius());
                 let after = sigma[asked.min(sigma.len())..].to_vec();

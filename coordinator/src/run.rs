@@ -50,6 +50,8 @@ pub struct RunOptions {
 
 /// Bytes of this process that neither grow with the matrix nor are counted: code, stacks, buffers of files.
 const BASE_BYTES: u64 = 32 << 20;
+/// Freed memory that is kept to be used again.
+const FREED_BYTES: u64 = 96 << 20;
 /// Tries when a cached block turns out damaged.
 const TRIES: u32 = 3;
 
@@ -353,7 +355,12 @@ fn hands(job: &Job, facts: &MatrixFacts, plan: &Plan) -> Result<Hands, Failure> 
     // Nor is what ingest has left behind.
     platform::give_back_memory();
     let base = platform::resident_bytes().map_or(BASE_BYTES, |now| now.max(BASE_BYTES));
-    Ok(Hands::one(cores, memory.saturating_sub(base + open)))
+    let freed = (memory / 16).min(FREED_BYTES);
+    platform::keep_freed(freed as usize);
+    Ok(Hands::one(
+        cores,
+        memory.saturating_sub(base + open + freed),
+    ))
 }
 
 fn summary(

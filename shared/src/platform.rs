@@ -1,9 +1,16 @@
 //! What only some systems have, each with a fallback, so that the rest of the code needs no `cfg`.
 
-use std::ptr::NonNull;
+use std::{
+    ptr::NonNull,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-/// Zeroed memory on a 64-byte boundary; from 1 MiB up its own mapping, in huge pages where the system has them, given
-/// back to the system when dropped.
+/// Zeroed memory on a 64-byte boundary; from 64 KiB up its own mapping, from 1 MiB up in huge
+/// pages where the system has them. When
+/// dropped it goes back to the system, or into the store of [`keep_freed`].
 pub struct Pages {
     start: NonNull<u8>,
     len: usize,
@@ -30,11 +37,17 @@ const ALIGN: usize = 64;
 struct CacheLine;
 const _: () = assert!(align_of::<CacheLine>() == ALIGN);
 const HUGE: usize = 2 << 20;
-const MAPPED_FROM: usize = 1 << 20;
+/// Blocks live long and beside each other; among what tasks allocate for a moment they would tear the allocator's memory into
+/// pieces that it cannot give back.
+const MAPPED_FROM: usize = 64 << 10;
 
 impl Pages {
     /// `None` when the system refuses.
     pub fn zeroed(len: usize) -> Option<Self> {
+        if let Some(mut kept) = take_kept(len) {
+            kept.as_mut_slice().fill(0);
+            return Some(kept);
+        }
         if len == 0 {
             return Some(Self {
                 start: NonNull::<CacheLine>::dangling().cast(),
@@ -59,8 +72,9 @@ impl Pages {
     #[cfg(unix)]
     fn mapped(len: usize) -> Option<Self> {
         use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+        let huge = len >= HUGE / 2;
         // Room to start on a huge page.
-        let whole = len.checked_add(HUGE)?;
+        let whole = len.checked_add(if huge { HUGE } else { 0 })?;
         // SAFETY: a new private mapping at an address of the system's choice touches no other memory.
         let base = unsafe {
             mmap_anonymous(
@@ -72,18 +86,24 @@ impl Pages {
         }
         .ok()
         .and_then(NonNull::new)?;
-        let skip = base.as_ptr().cast::<u8>().align_offset(HUGE);
-        // SAFETY: skip < HUGE, so start..start+len lies inside the mapping of len + HUGE bytes.
+        let skip = if huge {
+            base.as_ptr().cast::<u8>().align_offset(HUGE)
+        } else {
+            0
+        };
+        // SAFETY: skip is 0 or below HUGE, so start..start+len lies inside the mapping of len or len + HUGE bytes.
         let start = unsafe { base.cast::<u8>().add(skip) };
         #[cfg(target_os = "linux")]
-        // SAFETY: the range lies inside the mapping made above; the advice changes no content. Refusal does no harm.
-        let _ = unsafe {
-            rustix::mm::madvise(
-                start.as_ptr().cast(),
-                len,
-                rustix::mm::Advice::LinuxHugepage,
-            )
-        };
+        if huge {
+            // SAFETY: the range lies inside the mapping made above; the advice changes no content. Refusal does no harm.
+            let _ = unsafe {
+                rustix::mm::madvise(
+                    start.as_ptr().cast(),
+                    len,
+                    rustix::mm::Advice::LinuxHugepage,
+                )
+            };
+        }
         Some(Self {
             start,
             len,
@@ -102,18 +122,89 @@ impl Pages {
     }
 }
 
-impl Drop for Pages {
-    fn drop(&mut self) {
-        match self.from {
+impl Pages {
+    /// Gives the memory back to the system.
+    fn release(&mut self) {
+        match std::mem::replace(&mut self.from, Source::Empty) {
             Source::Empty => {}
-            // SAFETY: allocated by this object with this layout.
+            // SAFETY: allocated by this object with this layout, and nothing of it is used after this.
             Source::Heap(layout) => unsafe { std::alloc::dealloc(self.start.as_ptr(), layout) },
             #[cfg(unix)]
-            // SAFETY: mapped by this object with this base and length.
+            // SAFETY: mapped by this object with this base and length, and nothing of it is used after this.
             Source::Mapping { base, len } => unsafe {
                 let _ = rustix::mm::munmap(base.as_ptr(), len);
             },
         }
+        self.len = 0;
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        if self.len >= KEPT_FROM && KEEP_BYTES.load(Ordering::Relaxed) >= self.len {
+            let from = std::mem::replace(&mut self.from, Source::Empty);
+            keep(Self {
+                start: self.start,
+                len: self.len,
+                from,
+            });
+        } else {
+            self.release();
+        }
+    }
+}
+
+/// What was dropped and not given back, oldest first, so that the next of its length need not be mapped and faulted in anew:
+/// tasks of a kind make blocks of a few lengths over and over.
+static KEPT: Mutex<Vec<Pages>> = Mutex::new(Vec::new());
+static KEEP_BYTES: AtomicUsize = AtomicUsize::new(0);
+/// Shorter ones are left to the allocator.
+const KEPT_FROM: usize = MAPPED_FROM;
+
+/// Lets so many bytes of dropped [`Pages`] stay, to be used again. None is the default. What stays counts as memory of the
+/// process like everything else.
+pub fn keep_freed(bytes: usize) {
+    KEEP_BYTES.store(bytes, Ordering::Relaxed);
+    let over = {
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        beyond(&mut kept, bytes)
+    };
+    free(over);
+}
+
+fn take_kept(len: usize) -> Option<Pages> {
+    if len < KEPT_FROM || KEEP_BYTES.load(Ordering::Relaxed) < len {
+        return None;
+    }
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let at = kept.iter().rposition(|pages| pages.len == len)?;
+    Some(kept.remove(at))
+}
+
+fn keep(pages: Pages) {
+    let over = {
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push(pages);
+        beyond(&mut kept, KEEP_BYTES.load(Ordering::Relaxed))
+    };
+    free(over);
+}
+
+/// Takes out the oldest until no more than `bytes` are left.
+fn beyond(kept: &mut Vec<Pages>, bytes: usize) -> Vec<Pages> {
+    let mut total: usize = kept.iter().map(|pages| pages.len).sum();
+    let mut count = 0;
+    while total > bytes {
+        total -= kept[count].len;
+        count += 1;
+    }
+    kept.drain(..count).collect()
+}
+
+/// Gives pages back to the system, whatever is kept.
+fn free(pages: Vec<Pages>) {
+    for mut pages in pages {
+        pages.release();
     }
 }
 
@@ -127,13 +218,15 @@ pub fn give_back_memory() {
     }
 }
 
-/// Makes the allocator return every large allocation to the system when it is freed. Left to itself it keeps them once
-/// it has seen some, and a program with a budget cannot afford that. To be called once, before threads start.
+/// Makes the allocator return allocations of 4 MiB and more to the system when they are freed. Left to itself it keeps them
+/// once it has seen some, and a program with a budget cannot afford that. (Smaller ones come again a moment later: returned
+/// each time, they cost a fifth of a run in page faults.) To be called once, before threads start.
 pub fn return_large_allocations() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: mallopt only sets a parameter of the allocator; no other thread is there yet.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 16 << 20);
     }
 }
 
@@ -172,6 +265,23 @@ mod tests {
             pages.as_mut_slice().fill(7);
             assert!(pages.as_slice().iter().all(|&b| b == 7));
         }
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_zeroed_and_is_bounded() {
+        let len = KEPT_FROM + 64;
+        keep_freed(3 * len);
+        for round in 0..4 {
+            let mut all: Vec<Pages> = (0..5).map(|_| Pages::zeroed(len).unwrap()).collect();
+            for pages in &mut all {
+                assert!(pages.as_slice().iter().all(|&b| b == 0), "round {round}");
+                pages.as_mut_slice().fill(9);
+            }
+        }
+        let bytes = |kept: &[Pages]| kept.iter().map(|p| p.len).sum::<usize>();
+        assert!(bytes(&KEPT.lock().unwrap()) <= 3 * len);
+        keep_freed(0);
+        assert_eq!(bytes(&KEPT.lock().unwrap()), 0);
     }
 
     #[test]

@@ -23,7 +23,15 @@ pub struct Job {
     columns: u32,
     entries: u32,
     rank: u32,
-    power_iterations: u32,
+    until: Until,
+}
+
+/// When the work is done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Until {
+    PowerIterations(u32),
+    /// All residuals are below 10^-this. Blocks and basis are narrow, so that there are many reads, restarts among them.
+    Tolerance(u32),
 }
 
 impl Job {
@@ -33,7 +41,7 @@ impl Job {
         columns: 800,
         entries: 200_000,
         rank: 10,
-        power_iterations: 4,
+        until: Until::PowerIterations(4),
     };
     /// 13 blocks and some seconds of work, so that it can be disturbed in each of its phases.
     pub const MIDDLE: Self = Self {
@@ -41,11 +49,16 @@ impl Job {
         columns: 6_000,
         entries: 3_000_000,
         rank: 40,
-        power_iterations: 30,
+        until: Until::PowerIterations(30),
     };
     /// The same for longer than anybody stays away, when cables are long.
     pub const LASTING: Self = Self {
-        power_iterations: 160,
+        until: Until::PowerIterations(160),
+        ..Self::MIDDLE
+    };
+    /// The same until a tolerance: a plan that grows.
+    pub const CERTIFIED: Self = Self {
+        until: Until::Tolerance(4),
         ..Self::MIDDLE
     };
 
@@ -78,12 +91,17 @@ impl Job {
     fn text(self) -> String {
         format!(
             "[matrix]\npath = {:?}\nrows = 1\ncolumns = 2\nvalues = 3\n\
-             [factor]\nrank = {}\noversample = 10\npower_iterations = {}\n\
+             [factor]\nrank = {}\noversample = 10\n{}\n\
              [output]\ndirectory = \"factors\"\n\
              [resources]\nmemory = \"1 GiB\"\ncache = \"cache\"\n",
             self.input().display().to_string(),
             self.rank,
-            self.power_iterations
+            match self.until {
+                Until::PowerIterations(count) => format!("power_iterations = {count}"),
+                Until::Tolerance(digits) => format!(
+                    "tolerance = 1e-{digits}\nmax_reads = 500\nmethod = \"krylov\"\nblock = 8\nbasis = 88"
+                ),
+            }
         )
     }
 
@@ -97,7 +115,7 @@ impl Job {
         if let Some(hashes) = known.get(&self) {
             return *hashes;
         }
-        let name = format!("alone-{}-{}", std::process::id(), self.power_iterations);
+        let name = format!("alone-{}-{:?}", std::process::id(), self.until);
         let folder = self.input().with_file_name(name);
         fs::create_dir_all(&folder).expect("a folder");
         fs::write(folder.join("factor.toml"), self.text()).expect("a job file");
@@ -151,6 +169,13 @@ pub enum Stage {
     Range,
     Projection,
     Lift,
+    /// A read of a plan that works until a tolerance.
+    Pass(u32),
+    /// What is new of it is made orthonormal.
+    New(u32),
+    Restart,
+    Verification,
+    Polish,
 }
 
 impl Stage {
@@ -162,6 +187,11 @@ impl Stage {
             Self::Range => "range pass".into(),
             Self::Projection => "projection pass".into(),
             Self::Lift => "lift pass".into(),
+            Self::Pass(number) => format!("pass {number}, worst"),
+            Self::New(number) => format!("basis {number}, worst"),
+            Self::Restart => "restart after pass".into(),
+            Self::Verification => "verification pass".into(),
+            Self::Polish => "polish".into(),
         }
     }
 }

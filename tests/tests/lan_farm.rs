@@ -47,6 +47,55 @@ fn a_node_dies_in_the_lift() {
     a_node_dies_in(Stage::Lift);
 }
 
+/// The plan that grows: a node dies in each of its phases, and the factors are the same.
+#[test]
+fn nodes_die_while_a_tolerance_is_worked_for() {
+    let farm = lan_or_skip!(Farm::of(3, Job::CERTIFIED));
+    let _h1 = farm.node("h1");
+    for stage in [
+        Stage::Pass(9),
+        Stage::New(12),
+        Stage::Restart,
+        Stage::Verification,
+        Stage::Polish,
+        Stage::Lift,
+    ] {
+        let [h2, h3] = farm.nodes(["h2", "h3"]);
+        let run = farm.run(&["--at-least", "3"]);
+        reaches(&run, stage);
+        h2.kill9();
+        farm.ends_well(&run);
+        h3.kill9();
+    }
+}
+
+/// The plan that grows, and a coordinator that is killed again and again: each run comes to the same plan by what the last
+/// one has kept.
+#[test]
+fn the_coordinator_dies_while_a_tolerance_is_worked_for() {
+    let farm = lan_or_skip!(Farm::of(2, Job::CERTIFIED));
+    let _nodes = farm.nodes(["h1", "h2"]);
+    let mut first = true;
+    for stage in [
+        Stage::Pass(6),
+        Stage::New(9),
+        Stage::Restart,
+        Stage::Verification,
+        Stage::Lift,
+    ] {
+        let run = farm.run(&[]);
+        if !first {
+            run.wait_for("resuming at", SOON);
+        }
+        first = false;
+        reaches(&run, stage);
+        run.kill9();
+    }
+    let run = farm.run(&[]);
+    run.wait_for("resuming at", SOON);
+    farm.ends_well(&run);
+}
+
 #[test]
 fn a_node_dies_and_is_started_again() {
     let farm = lan_or_skip!(Farm::of(2, Job::LASTING));

@@ -56,8 +56,8 @@ pub struct KrylovSpec {
 pub const GROUP: u32 = 8;
 /// The estimate after each read is to be this much better than the tolerance: the last read, in `f64`, decides.
 const MARGIN: f64 = 0.9;
-/// While the worst residual is so many times the tolerance, the small eigenproblem is solved after every second read only.
-const FAR: f64 = 30.0;
+/// The small eigenproblem is solved after so many reads at least.
+const STEPS_MAX: u32 = 4;
 /// Of theta_1: what lies below cannot be told from rounding of reads in that precision.
 fn blind_below(precision: Precision) -> f64 {
     match precision {
@@ -362,8 +362,7 @@ impl Pilot {
             }
             _ => {
                 let mut count = match worst {
-                    Some(worst) if worst <= FAR * tolerance => 1,
-                    Some(_) => 2,
+                    Some(worst) => self.steps_ahead(worst, tolerance),
                     None => (goal.saturating_sub(d as u32))
                         .div_ceil(self.next.width)
                         .max(1),
@@ -380,6 +379,25 @@ impl Pilot {
             }
         }
         Ok(())
+    }
+
+    /// Reads until the tolerance is worth looking for again, by how fast the error has fallen since the mark before.
+    fn steps_ahead(&self, worst: f64, tolerance: f64) -> u32 {
+        let before = self.marks.iter().rev().skip(1).find_map(|mark| {
+            mark.worst
+                .filter(|w| w.is_finite())
+                .map(|worst| (mark.reads, worst))
+        });
+        let (Some((reads, before)), true) = (before, worst.is_finite()) else {
+            return 2;
+        };
+        let fallen = (before / worst).ln() / f64::from((self.reads - reads).max(1));
+        if fallen <= 0.0 {
+            return 2;
+        }
+        // It falls faster the further it is, so a little less than that many.
+        let left = (worst / (MARGIN * tolerance)).ln() / fallen;
+        ((0.75 * left) as u32).clamp(1, STEPS_MAX)
     }
 
     fn too_little_energy(&self, d: usize, share: f64) -> Failure {
@@ -465,13 +483,16 @@ impl Pilot {
 
         self.basis.push(next);
         let d = self.d();
-        let c1 = self.cross(&z, width, 59 - 2 * self.ground.norm, stage);
+        // By the recurrence A^T A X_q lies in the last two blocks and the next one, but for rounding.
+        let near = self.basis.len().saturating_sub(2);
+        let local: u32 = self.basis[near..].iter().map(|a| a.width).sum();
+        let c1 = self.cross(near, &z, width, 59 - 2 * self.ground.norm, stage);
         let refill = self.random(REFILL, self.refilled);
         self.refilled += width;
-        let w = self.deflate(c1, &z, width, Some(refill), stage);
+        let w = self.deflate(near, c1, &z, width, Some(refill), stage);
         let (q, r1) = self.orthonormal(&w, width, stage);
-        let c2 = self.cross(&q.slices, width, 59, stage);
-        let w = self.deflate(c2, &q.slices, width, None, stage);
+        let c2 = self.cross(0, &q.slices, width, 59, stage);
+        let w = self.deflate(0, c2, &q.slices, width, None, stage);
         let (array, r2) = self.orthonormal(&w, width, stage);
         self.next = self.keep(array, Vec::new());
 
@@ -486,6 +507,7 @@ impl Pilot {
         inputs.extend([c1, c2, r1, r2]);
         let work = KrylovWork::Ritz {
             before,
+            local,
             width,
             keep,
         };
@@ -677,8 +699,8 @@ impl Pilot {
         let g = self.spec.guard;
         let drawn = self.draw(g, self.random(GUARD, self.reads * g), stage);
         self.basis = vec![v.clone()];
-        let c = self.cross(&drawn, g, 59, stage);
-        let guard = self.deflate(c, &drawn, g, None, stage);
+        let c = self.cross(0, &drawn, g, 59, stage);
+        let guard = self.deflate(0, c, &drawn, g, None, stage);
         let guard = Array {
             tasks: guard.iter().filter_map(task_of).collect(),
             slices: guard,
@@ -1090,10 +1112,10 @@ impl Pilot {
             .collect()
     }
 
-    /// X^T W for all of the basis, whose entries are below 2^(59 - bits).
-    fn cross(&mut self, w: &[Input], width: u32, bits: i32, stage: u16) -> Input {
-        let widths: Vec<u32> = self.basis.iter().map(|a| a.width).collect();
-        let d = self.d();
+    /// X^T W for the arrays of the basis from the given one on; entries are below 2^(59 - bits).
+    fn cross(&mut self, from: usize, w: &[Input], width: u32, bits: i32, stage: u16) -> Input {
+        let widths: Vec<u32> = self.basis[from..].iter().map(|a| a.width).collect();
+        let d: u32 = widths.iter().sum();
         let length = d * width;
         let accumulator = self.graph.accumulator(Accumulator {
             parts: vec![vec![length]],
@@ -1101,7 +1123,7 @@ impl Pilot {
         });
         for (s, &w) in w.iter().enumerate() {
             let rows = self.slices[s].rows;
-            let mut inputs: Vec<Input> = self.basis.iter().map(|a| a.slices[s]).collect();
+            let mut inputs: Vec<Input> = self.basis[from..].iter().map(|a| a.slices[s]).collect();
             inputs.push(w);
             self.graph.task(Task {
                 work: SvdWork::Krylov(KrylovWork::Cross {
@@ -1167,20 +1189,21 @@ impl Pilot {
     /// W - X C, and random columns where nothing of it is left.
     fn deflate(
         &mut self,
+        from: usize,
         c: Input,
         w: &[Input],
         width: u32,
         refill: Option<Random>,
         stage: u16,
     ) -> Vec<Input> {
-        let widths: Vec<u32> = self.basis.iter().map(|a| a.width).collect();
-        let d = u64::from(self.d());
+        let widths: Vec<u32> = self.basis[from..].iter().map(|a| a.width).collect();
+        let d: u64 = widths.iter().map(|w| u64::from(*w)).sum();
         w.iter()
             .enumerate()
             .map(|(s, &w)| {
                 let slice = self.slices[s];
                 let mut inputs = vec![c];
-                inputs.extend(self.basis.iter().map(|a| a.slices[s]));
+                inputs.extend(self.basis[from..].iter().map(|a| a.slices[s]));
                 inputs.push(w);
                 let work = KrylovWork::Deflate {
                     slice,

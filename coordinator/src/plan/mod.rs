@@ -143,6 +143,9 @@ impl Method {
         let block = factor
             .block
             .map_or_else(|| group(aim.div_ceil(3)).clamp(BLOCK_MIN, BLOCK_MAX), group);
+        // All wanted triplets are to be in the basis before the reads are at their end.
+        let reads = tolerance.max_reads.saturating_sub(3).max(1);
+        let block = block.max(group((aim + factor.oversample).div_ceil(reads)));
         let mut spec = KrylovSpec {
             wanted: factor.wanted,
             oversample: factor.oversample,
@@ -255,6 +258,17 @@ impl Plan {
     /// ||A||_F of the scaled matrix.
     pub fn frobenius(&self) -> f64 {
         self.ground.frobenius_squared.sqrt()
+    }
+
+    /// Triplets that were asked for, when there are `asked` of them at most.
+    pub fn requested(&self, asked: u32) -> u32 {
+        match self.method {
+            Method::Krylov(spec) => match spec.wanted {
+                resolved::Wanted::Rank(rank) => rank,
+                resolved::Wanted::Energy(_) => asked,
+            },
+            Method::Power { .. } | Method::Exact { .. } => asked,
+        }
     }
 
     /// How many of these triplets are wanted, of at most `most`.

@@ -72,14 +72,12 @@ pub fn deflate(rows: usize, x: &[Tall<'_>], c: &[f64], width: usize, w: &mut [f6
     add_product(rows, x, c, width, -1.0, w);
 }
 
-/// X C.
+/// W <- W + X C.
 ///
-/// Shapes: X is rows x d in pieces, `c` d x `width`, the result rows x `width`, row-major.
+/// Shapes: X is rows x d in pieces, `c` d x `width`, `w` rows x `width`, row-major.
 /// Cost, reproducibility, panics: as for [`cross`].
-pub fn combine(rows: usize, x: &[Tall<'_>], c: &[f64], width: usize) -> Vec<f64> {
-    let mut out = vec![0.0; rows * width];
-    add_product(rows, x, c, width, 1.0, &mut out);
-    out
+pub fn add(rows: usize, x: &[Tall<'_>], c: &[f64], width: usize, w: &mut [f64]) {
+    add_product(rows, x, c, width, 1.0, w);
 }
 
 fn add_product(rows: usize, x: &[Tall<'_>], c: &[f64], width: usize, sign: f64, w: &mut [f64]) {
@@ -215,7 +213,8 @@ mod tests {
                     assert!((c[j * width + k] - exact).abs() < 1e-12 * rows as f64);
                 }
             }
-            let product = combine(rows, &x, &c, width);
+            let mut product = vec![0.0; rows * width];
+            add(rows, &x, &c, width, &mut product);
             let mut left = w.clone();
             deflate(rows, &x, &c, width, &mut left);
             for i in 0..rows {

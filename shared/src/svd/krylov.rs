@@ -94,11 +94,17 @@ pub enum KrylovWork {
         panel: u16,
         widths: Vec<u32>,
     },
-    /// (T before f64[d0 x d0],) C1 f64[d x w], C2 f64[d x w], R1, R2 f64[w x w] -> T f64[d x d], R f64[w x w]; with `keep`,
+    /// (T before f64[d0 x d0],) C1 f64[local x w], C2 f64[d x w], R1, R2 f64[w x w] -> T f64[d x d], R f64[w x w]; with `keep`,
     /// then theta f64[d], the residuals f64[d] and the first `keep` eigenvectors f64[d x keep].
     ///
-    /// H = C1 + C2 R1 and R = R2 R1, for the two rounds of Gram-Schmidt.
-    Ritz { before: u32, width: u32, keep: u32 },
+    /// H = C1 + C2 R1 and R = R2 R1, for the two rounds of Gram-Schmidt. The first round is against the last `local` columns
+    /// of X only: by the recurrence there is nothing else but rounding, which the second round takes away.
+    Ritz {
+        before: u32,
+        local: u32,
+        width: u32,
+        keep: u32,
+    },
     /// Eigenvalues theta f64[d] -> diag(theta) of the first `keep`: T after a restart.
     Restart { length: u32, keep: u32 },
     /// Bytes of a larger block -> the same, to be delivered.
@@ -149,8 +155,11 @@ impl KrylovWork {
             } => {
                 let mut inputs = Inputs::of(inputs);
                 let shifts = inputs.numbers::<i16>(shape.columns as usize)?;
-                let z = tsqr::unfolded(*shape, *slice, *extra, shifts, inputs.rest())?;
-                Bytes::from_numbers(&z)
+                let count = slice.rows as usize * shape.width as usize;
+                let mut out = BytesMut::zeroed_for::<f64>(count)?;
+                let z = out.numbers_mut();
+                tsqr::unfold_into(*shape, *slice, *extra, shifts, inputs.rest(), z)?;
+                Ok(out.freeze())
             }
             Self::CrossOut { length, bits } => cross_out(*length, *bits, inputs),
             Self::Deflate {
@@ -170,7 +179,16 @@ impl KrylovWork {
                 let mut inputs = Inputs::of(inputs);
                 let with_tree = inputs.left() > 1;
                 let (q, above) = tsqr::leaf_inputs(&mut inputs, rows, width, with_tree)?;
-                Bytes::from_numbers(&tsqr::explicit_q(rows, width, q, above))
+                match above {
+                    None => Bytes::from_numbers(q),
+                    Some(above) => {
+                        let q = Tall {
+                            numbers: q,
+                            width: above.len() / width,
+                        };
+                        combined(rows, &[q], above, width)
+                    }
+                }
             }
             Self::Panel {
                 shape,
@@ -179,9 +197,16 @@ impl KrylovWork {
             } => with_precision!(shape.precision, panel_of, *shape, *panel, widths, inputs),
             Self::Ritz {
                 before,
+                local,
                 width,
                 keep,
-            } => ritz(*before as usize, *width as usize, *keep as usize, inputs),
+            } => ritz(
+                *before as usize,
+                *local as usize,
+                *width as usize,
+                *keep as usize,
+                inputs,
+            ),
             Self::Restart { length, keep } => {
                 let theta = Inputs::of(inputs).numbers::<f64>(*length as usize)?;
                 let keep = *keep as usize;
@@ -401,7 +426,13 @@ fn panel_of<T: Real>(
     Ok(out.freeze())
 }
 
-fn ritz(before: usize, width: usize, keep: usize, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
+fn ritz(
+    before: usize,
+    local: usize,
+    width: usize,
+    keep: usize,
+    inputs: &[Bytes],
+) -> Result<Bytes, WorkError> {
     let d = before + width;
     let mut inputs = Inputs::of(inputs);
     let old: &[f64] = if before > 0 {
@@ -409,12 +440,12 @@ fn ritz(before: usize, width: usize, keep: usize, inputs: &[Bytes]) -> Result<By
     } else {
         &[]
     };
-    let first = inputs.numbers::<f64>(d * width)?;
+    let first = inputs.numbers::<f64>(local * width)?;
     let second = inputs.numbers::<f64>(d * width)?;
     let r1 = inputs.numbers::<f64>(width * width)?;
     let r2 = inputs.numbers::<f64>(width * width)?;
     let mut h = dense::multiply::<f64, f64>(d, width, width, second, r1);
-    for (h, first) in h.iter_mut().zip(first) {
+    for (h, first) in h[(d - local) * width..].iter_mut().zip(first) {
         *h += first;
     }
     let r = dense::multiply::<f64, f64>(width, width, width, r2, r1);
@@ -465,13 +496,20 @@ fn ritz(before: usize, width: usize, keep: usize, inputs: &[Bytes]) -> Result<By
     Bytes::from_numbers(&out)
 }
 
+/// X C as a block.
+fn combined(rows: usize, x: &[Tall<'_>], c: &[f64], width: usize) -> Result<Bytes, WorkError> {
+    let mut out = BytesMut::zeroed_for::<f64>(rows * width)?;
+    tall::add(rows, x, c, width, out.numbers_mut());
+    Ok(out.freeze())
+}
+
 fn rotate(rows: u32, widths: &[u32], keep: u32, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
     let (rows, keep) = (rows as usize, keep as usize);
     let d: usize = widths.iter().map(|&w| w as usize).sum();
     let mut inputs = Inputs::of(inputs);
     let w = inputs.numbers::<f64>(d * keep)?;
     let x = pieces(&mut inputs, rows, widths)?;
-    Bytes::from_numbers(&tall::combine(rows, &x, w, keep))
+    combined(rows, &x, w, keep)
 }
 
 fn join(rows: usize, widths: &[u32], inputs: &[Bytes]) -> Result<Bytes, WorkError> {

@@ -30,12 +30,24 @@ pub(super) fn unfolded(
     shifts: &[i16],
     chunks: &[Bytes],
 ) -> Result<Vec<f64>, WorkError> {
+    let mut all = vec![0.0; slice.rows as usize * shape.width as usize];
+    unfold_into(shape, slice, extra, shifts, chunks, &mut all)?;
+    Ok(all)
+}
+
+pub(super) fn unfold_into(
+    shape: Shape,
+    slice: Slice,
+    extra: i32,
+    shifts: &[i16],
+    chunks: &[Bytes],
+    all: &mut [f64],
+) -> Result<(), WorkError> {
     let panels = Panels::of(shape);
     let (rows, width) = (slice.rows as usize, shape.width as usize);
     exactly(chunks, panels.len())?;
     let first = slice.first as usize;
     let shifts = &shifts[first..first + rows];
-    let mut all = vec![0.0; rows * width];
     let mut part = Vec::new();
     for (p, chunk) in chunks.iter().enumerate() {
         let w = panels.widths[p];
@@ -50,7 +62,7 @@ pub(super) fn unfolded(
             all[at..at + real].copy_from_slice(&from[..real]);
         }
     }
-    Ok(all)
+    Ok(())
 }
 
 pub(super) fn leaf(
