@@ -3,6 +3,7 @@
 mod farm;
 mod files;
 mod inputs;
+mod planned;
 
 use std::{
     path::PathBuf,
@@ -19,7 +20,12 @@ use shared::{
     svd::SvdWork,
 };
 
-use self::{files::Files, inputs::FromCache};
+pub use self::planned::{Outlook, Repeat, outlook};
+use self::{
+    files::Files,
+    inputs::FromCache,
+    planned::{planned, too_little},
+};
 use crate::{
     cache::Cache,
     engine::{self, EngineError, Hands, Place, Workers},
@@ -42,10 +48,12 @@ use crate::{
 };
 
 /// How to go about a job, beside what the job says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct RunOptions {
     /// Read the input anew even if it is found prepared in the cache, and forget what a run before has kept.
     pub fresh: bool,
+    /// Repeat this plan instead of choosing one. The job's wishes are those of the plan already.
+    pub repeat: Option<Repeat>,
 }
 
 /// Bytes of this process that neither grow with the matrix nor are counted: code, stacks, buffers of files.
@@ -79,7 +87,8 @@ pub fn run(
             spools: cache.spools(),
             forget: options.fresh && attempt == 0,
         };
-        match factored(job, ingested, staging, &keeping, observer, stop)? {
+        let repeat = options.repeat.as_ref();
+        match factored(job, ingested, repeat, staging, &keeping, observer, stop)? {
             Ended::Done(mut summary) => {
                 summary.seconds = started.elapsed().as_secs_f64();
                 summary.peak_memory = peak_memory();
@@ -175,23 +184,26 @@ enum Ended {
 fn factored(
     job: &Job,
     ingested: Ingested,
+    repeat: Option<&Repeat>,
     mut staging: Staging,
     keeping: &Keeping,
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Ended, Failure> {
     let facts = &ingested.facts;
-    library::check(facts, &job.factor)?;
     if let Some(start) = &job.warm_start {
         return Err(library::not_yet("warm_start", &start.display().to_string()));
     }
-    let plan = Plan::new(facts, &job.factor).map_err(|why| Failure::resources(why.to_string()))?;
+    let (plan, planned) = planned(job, &ingested, repeat)?;
+    for remark in &planned.remarks {
+        observer.observe(Event::Warning(remark.clone()));
+    }
     files::check_space(&staging, facts, &plan)?;
     let spool = keeping.open(&plan);
     let farm = farm::gather(job, &plan, spool.is_some(), observer, stop)?;
     let hands = match &farm {
         Some(_) => None,
-        None => Some(hands(job, facts, &plan)?),
+        None => Some(hands(job, facts, &plan, planned.least)?),
     };
     let place = Place {
         workers: match (&farm, &hands) {
@@ -249,6 +261,7 @@ fn factored(
     }
     summary.farm = farm.as_ref().map(|farm| farm::summary(&farm.members()));
     summary.resumed = resumed;
+    summary.warnings.extend(planned.remarks.iter().cloned());
     if !job.report.nearest.is_empty() {
         let counts = inputs::column_counts(blocks.as_ref(), facts, ingested.transposed)
             .map_err(|why| Failure::resources(why.to_string()))?;
@@ -264,7 +277,7 @@ fn factored(
     manifest::write(
         &mut staging,
         job,
-        &described(&plan, facts, &quality, &report),
+        &described(&plan, facts, &quality, &report, planned.cut),
         &summary,
         facts.frobenius_squared(),
         &format!("{} ({})", manifest::isa(), simd::isa().name()),
@@ -327,29 +340,20 @@ fn resumes(plan: &Plan, spool: &Spool) -> Option<String> {
     ))
 }
 
-/// As many of the job's cores as its memory feeds.
-fn hands(job: &Job, facts: &MatrixFacts, plan: &Plan) -> Result<Hands, Failure> {
-    let needed = |cores| BASE_BYTES + plan.memory_needed(cores);
-    let memory = job.resources.memory;
-    let least = needed(1);
-    if least > memory {
-        return Err(Failure::resources(format!(
-            "memory = {} is too little for rank {} of this {} x {} matrix: it needs {}",
-            size::show(memory),
-            plan.method.rank_max(),
-            facts.rows,
-            facts.columns,
-            size::show(least)
-        ))
-        .help(format!(
-            "set memory = \"{} MiB\" or more, or ask for a smaller rank",
-            least.div_ceil(1 << 20)
-        )));
-    }
-    let cores = (1..=job.resources.cores.max(1))
+fn cores_fed(job: &Job, plan: &Plan) -> usize {
+    (1..=job.resources.cores.max(1))
         .rev()
-        .find(|&cores| needed(cores) <= memory)
-        .unwrap_or(1);
+        .find(|&cores| BASE_BYTES + plan.memory_needed(cores) <= job.resources.memory)
+        .unwrap_or(1)
+}
+
+/// As many of the job's cores as its memory feeds. `least`: what the smallest plan takes.
+fn hands(job: &Job, facts: &MatrixFacts, plan: &Plan, least: u64) -> Result<Hands, Failure> {
+    let memory = job.resources.memory;
+    if BASE_BYTES + plan.memory_needed(1) > memory {
+        return Err(too_little(memory, facts, plan, least));
+    }
+    let cores = cores_fed(job, plan);
     // What tasks have open is not counted by the agent's store, so it is kept back.
     let open = plan.memory_of_tasks(cores);
     // Nor is what ingest has left behind.
@@ -428,9 +432,11 @@ fn described(
     facts: &MatrixFacts,
     quality: &Quality,
     report: &RunReport,
+    cut: Option<(u32, u32)>,
 ) -> serde_json::Value {
     json!({
         "resolved": plan.method,
+        "before_memory_cut": cut.map(|(basis, block)| json!({ "basis": basis, "block": block })),
         "hash": plan.hash.to_string(),
         "scale_exponent": plan.scale(),
         "blocks": facts.blocks.len(),

@@ -869,3 +869,88 @@ fn nodes_that_do_not_answer_are_told_with_what_was_asked() {
         &["belongs to SSH only"],
     );
 }
+
+#[test]
+fn a_plan_is_shown_and_repeated_to_the_same_bits() {
+    let place = Place::with(&ratings(300, 200));
+    let shown = place.run(&["plan", "factor.toml"]);
+    succeeded(&shown);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    for word in [
+        "block Krylov",
+        "at most 60",
+        "measured on this machine",
+        "one machine is enough",
+        "kept in memory",
+    ] {
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains(word), "{word:?} is not in:\n{text}");
+    }
+    assert!(!place.path("factors").exists(), "nothing is factored");
+
+    let planned = place.run(&["plan", "factor.toml", "--json", "--seed", "5"]);
+    succeeded(&planned);
+    place.put("plan.json", &String::from_utf8(planned.stdout).unwrap());
+    succeeded(&place.run(&["run", "factor.toml", "--plan", "plan.json"]));
+    let first = place.hashes();
+    // The manifest keeps the plan, too, and stands above what the job file says.
+    fs::rename(place.path("factors/manifest.json"), place.path("old.json")).unwrap();
+    place.put("factor.toml", &JOB.replace("rank = 4", "rank = 7"));
+    succeeded(&place.run(&["run", "factor.toml", "--plan", "old.json", "--seed", "5"]));
+    assert_eq!(place.hashes(), first);
+    succeeded(&place.run(&["run", "factor.toml", "--rank", "4"]));
+    assert_ne!(place.hashes(), first, "another seed");
+}
+
+#[test]
+fn a_plan_that_does_not_fit_is_refused() {
+    let place = Place::with(&ratings(300, 200));
+    let planned = place.run(&["plan", "factor.toml", "--json"]);
+    succeeded(&planned);
+    place.put("plan.json", &String::from_utf8(planned.stdout).unwrap());
+    let again = ["run", "factor.toml", "--plan", "plan.json"];
+    let and = |more: &[&'static str]| [&again[..], more].concat();
+    place.fails(&and(&["--rank", "5"]), 2, &["--rank contradicts the plan"]);
+    place.fails(
+        &and(&["--memory", "33 MiB"]),
+        4,
+        &["is too little for rank 4"],
+    );
+    place.put("ratings.csv", &ratings(60, 30));
+    place.fails(&again, 2, &["the plan does not fit", "200 with", "60 x 30"]);
+    place.put("plan.json", "{}");
+    place.fails(&again, 2, &["holds no plan"]);
+    place.fails(
+        &["plan", "factor.toml", "--method", "gram"],
+        2,
+        &["not there yet"],
+    );
+}
+
+#[test]
+fn a_basis_that_memory_does_not_hold_is_cut_and_the_cut_can_be_repeated() {
+    let place = Place::with(&ratings(3000, 200));
+    let needs = |arguments: &[&str]| -> u64 {
+        let told = place.run(&[&["plan", "factor.toml", "--json", "-j", "1"], arguments].concat());
+        succeeded(&told);
+        let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+        told["memory_needed"].as_u64().unwrap()
+    };
+    let memory = needs(&[]) - 1;
+    let little = format!("{memory} B");
+    let output = place.run(&["run", "factor.toml", "--memory", &little]);
+    succeeded(&output);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("the basis was cut from"), "{told}");
+    let first = place.hashes();
+    let manifest = fs::read(place.path("factors/manifest.json")).unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let (before, now) = (
+        &told["plan"]["before_memory_cut"]["basis"],
+        &told["plan"]["resolved"]["basis"],
+    );
+    assert!(now.as_u64() < before.as_u64(), "{before} {now}");
+    fs::rename(place.path("factors/manifest.json"), place.path("cut.json")).unwrap();
+    succeeded(&place.run(&["run", "factor.toml", "--plan", "cut.json"]));
+    assert_eq!(place.hashes(), first);
+}

@@ -6,6 +6,7 @@ pub mod farm;
 pub mod init;
 pub mod nodes;
 pub mod out;
+pub mod plan;
 pub mod run;
 pub mod signals;
 
@@ -43,6 +44,7 @@ const TOP_AFTER: &str = "\
 Examples:
   svdjob init ratings.csv        write factor.toml, a job file to begin with
   svdjob check factor.toml       is the job right? (reads only the head of the input)
+  svdjob plan factor.toml        what will be computed, and what will it cost?
   svdjob run factor.toml         factor
   svdjob farm init               let other machines work too
   svdjob nodes                   which of them are there?
@@ -94,6 +96,7 @@ pub struct Global {
 pub enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    Plan(plan::PlanArgs),
     Init(init::InitArgs),
     #[command(subcommand)]
     Farm(farm::FarmCommand),
@@ -195,6 +198,7 @@ fn run_command() -> u8 {
     let result = match &cli.command {
         Command::Run(args) => run::run(args, global),
         Command::Check(args) => check::run(args, global),
+        Command::Plan(args) => plan::run(args, global),
         Command::Init(args) => init::run(args, global),
         Command::Farm(command) => farm::run(command, global),
         Command::Nodes(args) => nodes::run(args, global),
@@ -305,7 +309,7 @@ mod tests {
     fn help_tells_exit_codes_examples_and_where_things_go() {
         let mut cli = Cli::command();
         cli.build();
-        for name in ["run", "check", "nodes", "farm"] {
+        for name in ["run", "check", "plan", "nodes", "farm"] {
             let command = cli.find_subcommand_mut(name).unwrap();
             let help = command.render_long_help().to_string();
             assert!(help.contains(EXIT_CODES), "{name}: {help}");

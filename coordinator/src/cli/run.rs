@@ -1,13 +1,14 @@
 //! `svdjob run`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{End, Global, out, say, signals};
+use crate::failure::Failure;
 use crate::job::overrides::Overrides;
-use crate::job::resolve;
+use crate::job::resolve::{self, Loaded};
 use crate::report::progress::{self, Event};
 use crate::report::{json, terminal};
-use crate::run::RunOptions;
+use crate::run::{Repeat, RunOptions};
 
 /// Factor a matrix as a job file says.
 ///
@@ -28,6 +29,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub fresh: bool,
 
+    /// Repeat the plan in this manifest.json, or in what `svdjob plan --json` has written, instead of choosing one
+    #[arg(long, value_name = "PLAN")]
+    pub plan: Option<PathBuf>,
+
     #[command(flatten)]
     pub overrides: Overrides,
 }
@@ -37,7 +42,9 @@ Examples:
   svdjob run factor.toml                        factor as the file says
   svdjob run factor.toml -k 100 -o factors100   more triplets, elsewhere
   svdjob run factor.toml --memory \"4 GiB\" -j 8  stay within 4 GiB, on 8 cores
-  svdjob run factor.toml --json > result.json   the result for a script";
+  svdjob run factor.toml --json > result.json   the result for a script
+  svdjob run factor.toml --plan factors/manifest.json -o again
+                                                the same plan, the same bits";
 
 const AFTER_LONG: &str = "\
 Where things go:
@@ -60,19 +67,41 @@ The job file:
 Ctrl-C stops a run cleanly; a second one stops it at once. What it has done so
 far is kept in the cache: the same command goes on from there.";
 
+/// The plan to repeat, whose wishes take the place of the job's.
+///
+/// # Errors
+/// Job: there is none, or a flag says something else.
+pub fn repeated(
+    plan: Option<&Path>,
+    flags: &Overrides,
+    loaded: &mut Loaded,
+) -> Result<Option<Repeat>, Failure> {
+    let Some(path) = plan else {
+        return Ok(None);
+    };
+    let repeat = Repeat::read(path)?;
+    repeat.agrees(flags)?;
+    loaded.job.factor = repeat.factor();
+    Ok(Some(repeat))
+}
+
 /// Does the job.
 ///
 /// # Errors
 /// See the exit codes.
 pub fn run(args: &RunArgs, global: &Global) -> Result<(), End> {
-    let loaded = resolve::load(&args.file, &args.overrides)?;
+    let mut loaded = resolve::load(&args.file, &args.overrides)?;
     loaded.look()?;
+    let repeat = repeated(args.plan.as_deref(), &args.overrides, &mut loaded)?;
     let stop = signals::stop_flag()?;
     for warning in &loaded.warnings {
         say(&format!("warning: {warning}\n"));
     }
     let mut observer = progress::observer(global.quiet, global.logs());
-    let options = RunOptions { fresh: args.fresh };
+    let options = RunOptions {
+        fresh: args.fresh,
+        repeat,
+    };
     let result = crate::run::run(&loaded.job, &options, observer.as_mut(), &stop);
     observer.observe(Event::End);
     drop(observer);

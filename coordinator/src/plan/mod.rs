@@ -1,11 +1,14 @@
 //! From matrix facts and the job's wishes to a task graph.
 //!
-//! A pure function: no clock, no node, no memory size goes in, so equal matrices and equal jobs give equal plans, and
-//! equal plans give equal bits. Resources decide only where and when.
+//! A pure function: no clock, no node goes in, so equal matrices and equal jobs give equal plans, and equal plans give
+//! equal bits. Resources decide only where and when, with one exception: a Krylov basis that the job's memory does not
+//! hold is cut, see [`Fitted`].
 
 mod fixed;
+mod forecast;
 mod ground;
 mod krylov;
+mod memory;
 mod tree;
 
 use std::sync::Arc;
@@ -19,10 +22,7 @@ use shared::{
         work::WorkError,
     },
     matrix::facts::MatrixFacts,
-    svd::{
-        Precision, Shape, Slice, SvdWork,
-        layout::{ARITY, Panels, slices},
-    },
+    svd::{Precision, Slice, SvdWork},
 };
 
 use crate::{
@@ -30,8 +30,10 @@ use crate::{
     job::resolved::{self, Accuracy, FactorSpec},
 };
 use fixed::Builder;
+pub use forecast::{Forecast, Rates};
 use ground::Ground;
 pub use krylov::{KrylovSpec, Mark, Pilot, in_kind, tall_slices};
+pub use memory::Fitted;
 
 /// What is to be computed, every choice made: equal ones on equal matrices give equal bits.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
@@ -167,6 +169,7 @@ impl Method {
         let least = keep + 2 * block;
         let exact = match factor.method {
             resolved::Method::Exact => true,
+            // Gram has been refused.
             resolved::Method::Krylov | resolved::Method::Gram => false,
             resolved::Method::Auto => facts.frobenius_squared() == 0.0 || most < 2 * least,
         };
@@ -312,69 +315,12 @@ impl Plan {
 
     /// Bytes that must be in memory at once to run the plan on one machine with so many cores.
     pub fn memory_needed(&self, cores: usize) -> u64 {
-        let block = self
-            .ground
-            .blocks
-            .iter()
-            .map(|b| b.bytes)
-            .max()
-            .unwrap_or(0);
-        let blocks = (cores as u64 + 1) * block + self.memory_of_tasks(cores);
-        let n = self.ground.columns;
-        match self.method {
-            // X as slices and as panels, Z as integers, the leaves' Q in f64, the trees.
-            Method::Power { .. } | Method::Exact { .. } => {
-                let shape = self.fixed_shape();
-                let padded = Panels::of(shape).padded() as u64;
-                let number = shape.precision.bytes() as u64;
-                let width = u64::from(shape.width);
-                let trees =
-                    16 * width * width * 8 * (1 + self.ground.blocks.len() as u64 / ARITY as u64);
-                n * (padded * (2 * number + 8) + width * 8) + trees + blocks
-            }
-            // While reading: the basis, and Z, its parts and what is made of them. At the end: V and the guard as slices
-            // and panels, Z as integers and as numbers. T and its eigenvectors.
-            Method::Krylov(spec) => {
-                let (d, b) = (u64::from(spec.basis), u64::from(spec.block));
-                let l = u64::from(spec.keep(self.method.rank_max()) + spec.guard);
-                let reading = n * 8 * (d + 6 * b);
-                let restart = n * 8 * (d + l + b);
-                let ending = n * 8 * 5 * l;
-                reading.max(restart).max(ending) + 6 * d * d * 8 + blocks
-            }
-        }
+        memory::needed(&self.ground, &self.method, cores)
     }
 
-    fn fixed_shape(&self) -> Shape {
-        match self.method {
-            Method::Power {
-                width, precision, ..
-            } => self.ground.shape(width, precision),
-            Method::Exact { .. } => self
-                .ground
-                .shape(self.ground.columns as u32, Precision::F64),
-            Method::Krylov(spec) => self.ground.shape(
-                spec.keep(self.method.rank_max()) + spec.guard,
-                Precision::F64,
-            ),
-        }
-    }
-
-    /// Bytes that `cores` running tasks have open for themselves: Y, the QR's copy of it, its Q twice, Q_i, and panels of
-    /// it.
+    /// Bytes that `cores` running tasks have open for themselves.
     pub fn memory_of_tasks(&self, cores: usize) -> u64 {
-        let shape = self.fixed_shape();
-        let sides = match self.method {
-            Method::Krylov(_) => tall_slices(self.ground.columns),
-            Method::Power { .. } | Method::Exact { .. } => slices(shape),
-        };
-        let blocks = self.ground.blocks.iter().map(|b| u64::from(b.rows));
-        let rows = blocks
-            .chain(sides.iter().map(|s| 2 * u64::from(s.rows)))
-            .max()
-            .unwrap_or(0);
-        let padded = Panels::of(shape).padded() as u64;
-        cores as u64 * rows * padded * shape.precision.bytes() as u64 * 6
+        memory::of_tasks(&self.ground, &self.method, cores)
     }
 }
 
@@ -388,6 +334,11 @@ pub fn check_rank(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failur
             "energy = {share} with power_iterations is not possible: the number of triplets would have to be known beforehand"
         ))
         .help("ask for a rank, or for a tolerance in place of power_iterations"));
+    }
+    if factor.method == resolved::Method::Gram {
+        return Err(Failure::job("method = \"gram\" is not there yet").help(
+            "use `exact` for a matrix with a short side, `krylov` for any other, or `auto`",
+        ));
     }
     match factor.rank() {
         Some(rank) if rank == 0 || u64::from(rank) > side => Err(Failure::job(format!(

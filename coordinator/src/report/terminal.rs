@@ -215,11 +215,15 @@ fn accuracy(summary: &Summary) -> String {
 
 fn time(summary: &Summary) -> String {
     let mut text = duration(summary.seconds);
-    // "power pass 1 of 4" and its like are one: the manifest has each.
+    // "power pass 1 of 4" and "pass 7" are one with their like: the manifest has each.
     let mut summed: Vec<(String, f64)> = Vec::new();
     for phase in &summary.phases {
         let kind = match phase.name.split_once(|c: char| c.is_ascii_digit()) {
-            Some((kind, rest)) if rest.contains("of ") => kind.trim_end(),
+            Some((kind, rest))
+                if rest.contains("of ") || rest.chars().all(|c| c.is_ascii_digit()) =>
+            {
+                kind.trim_end()
+            }
             Some(_) | None => &phase.name,
         };
         match summed.iter_mut().find(|(known, _)| known == kind) {
