@@ -218,16 +218,12 @@ pub fn planned(
         )));
     }
     let plan = Plan::of(facts, method).map_err(refused)?;
-    match repeat {
-        Some(repeat) => {
-            told.least = BASE_BYTES + plan.memory_needed(1);
-            if repeat.plan.hash != plan.hash.to_string() {
-                told.remarks.push(
-                    "the plan was made for a matrix of this shape with other entries".to_owned(),
-                );
-            }
+    if let Some(repeat) = repeat {
+        told.least = BASE_BYTES + plan.memory_needed(1);
+        if repeat.plan.hash != plan.hash.to_string() {
+            told.remarks
+                .push("the plan was made for a matrix of this shape with other entries".to_owned());
         }
-        None => {}
     }
     Ok((plan, told))
 }
