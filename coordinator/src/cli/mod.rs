@@ -8,6 +8,7 @@ pub mod nodes;
 pub mod out;
 pub mod run;
 pub mod signals;
+pub mod transform;
 
 use std::io::{IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -44,6 +45,8 @@ Examples:
   svdjob init ratings.csv        write factor.toml, a job file to begin with
   svdjob check factor.toml       is the job right? (reads only the head of the input)
   svdjob run factor.toml         factor
+  svdjob transform factors new.csv
+                                 project new rows with the factors
   svdjob farm init               let other machines work too
   svdjob nodes                   which of them are there?
   svdjob help run                all about it";
@@ -93,6 +96,7 @@ pub struct Global {
 #[derive(Subcommand, Clone, Debug)]
 pub enum Command {
     Run(run::RunArgs),
+    Transform(transform::TransformArgs),
     Check(check::CheckArgs),
     Init(init::InitArgs),
     #[command(subcommand)]
@@ -194,6 +198,7 @@ fn run_command() -> u8 {
     let global = &cli.global;
     let result = match &cli.command {
         Command::Run(args) => run::run(args, global),
+        Command::Transform(args) => transform::run(args, global),
         Command::Check(args) => check::run(args, global),
         Command::Init(args) => init::run(args, global),
         Command::Farm(command) => farm::run(command, global),
@@ -305,7 +310,7 @@ mod tests {
     fn help_tells_exit_codes_examples_and_where_things_go() {
         let mut cli = Cli::command();
         cli.build();
-        for name in ["run", "check", "nodes", "farm"] {
+        for name in ["run", "transform", "check", "nodes", "farm"] {
             let command = cli.find_subcommand_mut(name).unwrap();
             let help = command.render_long_help().to_string();
             assert!(help.contains(EXIT_CODES), "{name}: {help}");
