@@ -18,3 +18,4 @@ pub mod run;
 pub mod scheduler;
 pub mod spool;
 pub mod synth;
+pub mod transform;

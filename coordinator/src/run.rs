@@ -33,7 +33,10 @@ use crate::{
     failure::Failure,
     farm::{Inputs, Progress, RunReport},
     ingest::{self, IngestOptions, IngestProgress, Ingested},
-    job::{resolved::Job, size},
+    job::{
+        resolved::{Job, MatrixSpec, Resources},
+        size,
+    },
     library,
     output::{certificate::Certificate, labels, manifest, staging::Staging},
     plan::{Mark, Plan},
@@ -57,11 +60,11 @@ pub struct RunOptions {
 }
 
 /// Bytes of this process that neither grow with the matrix nor are counted: code, stacks, buffers of files.
-const BASE_BYTES: u64 = 32 << 20;
+pub(crate) const BASE_BYTES: u64 = 32 << 20;
 /// Freed memory that is kept to be used again.
 const FREED_BYTES: u64 = 96 << 20;
 /// Tries when a cached block turns out damaged.
-const TRIES: u32 = 3;
+pub(crate) const TRIES: u32 = 3;
 
 /// Does the job and leaves the factors in its directory. `stop` is looked at often; once it is set, the run ends with
 /// [`Failure::interrupted`] and leaves nothing behind.
@@ -81,7 +84,12 @@ pub fn run(
     for attempt in 0..TRIES {
         // First of all, whether there is a place for the result.
         let staging = Staging::open(&job.directory, 0)?;
-        let ingested = ingested(job, &cache, fresh, observer, stop)?;
+        let reading = Reading {
+            cache: &cache,
+            fresh,
+            allow_transpose: true,
+        };
+        let ingested = ingested(&job.matrix, &job.resources, reading, observer, stop)?;
         let blocks = ingested.inputs.clone();
         let keeping = Keeping {
             spools: cache.spools(),
@@ -104,34 +112,46 @@ pub fn run(
             }
         }
     }
-    Err(Failure::resources(format!(
-        "blocks in the cache {} were damaged again after {TRIES} tries",
-        job.resources.cache.display()
-    ))
-    .help("the disk or the memory may be failing; try another place with --cache"))
+    Err(damaged_again(&job.resources))
 }
 
-fn ingested(
-    job: &Job,
-    cache: &Cache,
-    fresh: bool,
+pub(crate) fn damaged_again(resources: &Resources) -> Failure {
+    Failure::resources(format!(
+        "blocks in the cache {} were damaged again after {TRIES} tries",
+        resources.cache.display()
+    ))
+    .help("the disk or the memory may be failing; try another place with --cache")
+}
+
+/// How an input is brought into the cache.
+pub(crate) struct Reading<'a> {
+    pub cache: &'a Cache,
+    pub fresh: bool,
+    pub allow_transpose: bool,
+}
+
+/// Brings an input into the cache or finds it there, and tells how far that is.
+pub(crate) fn ingested(
+    matrix: &MatrixSpec,
+    resources: &Resources,
+    reading: Reading<'_>,
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Ingested, Failure> {
     let options = IngestOptions {
-        cache,
-        memory: job.resources.memory,
-        cores: job.resources.cores,
-        fresh,
-        allow_transpose: true,
+        cache: reading.cache,
+        memory: resources.memory,
+        cores: resources.cores,
+        fresh: reading.fresh,
+        allow_transpose: reading.allow_transpose,
     };
-    let name = job.matrix.path.file_name().map_or_else(
-        || job.matrix.path.display().to_string(),
+    let name = matrix.path.file_name().map_or_else(
+        || matrix.path.display().to_string(),
         |name| name.to_string_lossy().into_owned(),
     );
     let mut at = None;
     let ingested = ingest::ingest(
-        &job.matrix,
+        matrix,
         &options,
         &mut |progress: IngestProgress| {
             if at != Some(progress.stage) {

@@ -9,6 +9,7 @@ pub mod out;
 pub mod plan;
 pub mod run;
 pub mod signals;
+pub mod transform;
 
 use std::io::{IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -46,6 +47,8 @@ Examples:
   svdjob check factor.toml       is the job right? (reads only the head of the input)
   svdjob plan factor.toml        what will be computed, and what will it cost?
   svdjob run factor.toml         factor
+  svdjob transform factors new.csv
+                                 project new rows with the factors
   svdjob farm init               let other machines work too
   svdjob nodes                   which of them are there?
   svdjob help run                all about it";
@@ -95,6 +98,7 @@ pub struct Global {
 #[derive(Subcommand, Clone, Debug)]
 pub enum Command {
     Run(run::RunArgs),
+    Transform(transform::TransformArgs),
     Check(check::CheckArgs),
     Plan(plan::PlanArgs),
     Init(init::InitArgs),
@@ -197,6 +201,7 @@ fn run_command() -> u8 {
     let global = &cli.global;
     let result = match &cli.command {
         Command::Run(args) => run::run(args, global),
+        Command::Transform(args) => transform::run(args, global),
         Command::Check(args) => check::run(args, global),
         Command::Plan(args) => plan::run(args, global),
         Command::Init(args) => init::run(args, global),
@@ -309,7 +314,7 @@ mod tests {
     fn help_tells_exit_codes_examples_and_where_things_go() {
         let mut cli = Cli::command();
         cli.build();
-        for name in ["run", "check", "plan", "nodes", "farm"] {
+        for name in ["run", "transform", "check", "plan", "nodes", "farm"] {
             let command = cli.find_subcommand_mut(name).unwrap();
             let help = command.render_long_help().to_string();
             assert!(help.contains(EXIT_CODES), "{name}: {help}");

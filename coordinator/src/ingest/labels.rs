@@ -286,14 +286,14 @@ impl Labels {
     }
 
     /// Index of a label.
-    pub fn find(&self, label: &str) -> Option<usize> {
+    pub fn find(&self, label: &[u8]) -> Option<usize> {
         match self {
-            Self::Numbers(numbers) => numbers.binary_search(&canonical(label.as_bytes())?).ok(),
+            Self::Numbers(numbers) => numbers.binary_search(&canonical(label)?).ok(),
             Self::Texts(texts) => {
                 let (mut low, mut high) = (0, texts.len());
                 while low < high {
                     let middle = low + (high - low) / 2;
-                    match texts.get(middle).cmp(label.as_bytes()) {
+                    match texts.get(middle).cmp(label) {
                         std::cmp::Ordering::Less => low = middle + 1,
                         std::cmp::Ordering::Equal => return Some(middle),
                         std::cmp::Ordering::Greater => high = middle,

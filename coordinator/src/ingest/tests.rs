@@ -187,7 +187,7 @@ fn real_ratings_come_in_whole() {
     assert_eq!(entries(&of), oracle(&lines, Duplicates::Error).unwrap());
     let squares: f64 = lines.iter().map(|l| l.2 * l.2).sum();
     assert_eq!(of.facts.frobenius_squared(), squares);
-    assert_eq!(of.column_labels.find("193609"), Some(9_723));
+    assert_eq!(of.column_labels.find(b"193609"), Some(9_723));
     let mut csv = Vec::new();
     of.column_labels.write_csv(&mut csv).unwrap();
     assert!(csv.starts_with(b"index,label\n0,1\n1,2\n"));
@@ -273,7 +273,7 @@ fn without_values_every_line_counts_one() {
     let of = world.ingest(&spec).unwrap();
     assert!(entries(&of).iter().all(|e| e.2 == 1.0));
     assert_eq!(of.facts.nnz, 3);
-    assert_eq!(of.column_labels.find("y"), Some(1));
+    assert_eq!(of.column_labels.find(b"y"), Some(1));
 }
 
 #[test]

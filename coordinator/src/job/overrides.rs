@@ -213,7 +213,8 @@ fn tolerance(text: &str) -> Result<f64, String> {
     }
 }
 
-fn words<T: Copy + Send + Sync + 'static>(
+/// One of these words.
+pub fn words<T: Copy + Send + Sync + 'static>(
     words: &'static [(&'static str, T)],
 ) -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(words.iter().map(|(word, _)| *word)).map(move |word| {
@@ -229,7 +230,7 @@ fn precision() -> impl TypedValueParser<Value = Precision> {
     })
 }
 
-fn duplicates() -> impl TypedValueParser<Value = Duplicates> {
+pub fn duplicates() -> impl TypedValueParser<Value = Duplicates> {
     PossibleValuesParser::new(["error", "sum", "mean", "last"]).map(|word| match word.as_str() {
         "sum" => Duplicates::Sum,
         "mean" => Duplicates::Mean,
@@ -252,14 +253,14 @@ fn at_least(text: &str) -> Result<u32, String> {
     }
 }
 
-fn memory(text: &str) -> Result<Memory, String> {
+pub fn memory(text: &str) -> Result<Memory, String> {
     match size::parse_memory(text)? {
         Memory::Bytes(bytes) if bytes < 1 << 20 => Err("expected at least 1 MiB".into()),
         memory => Ok(memory),
     }
 }
 
-fn cores(text: &str) -> Result<usize, String> {
+pub fn cores(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(cores) if (1..=1 << 16).contains(&cores) => Ok(cores),
         _ => Err("expected a whole number from 1 to 65536".into()),

@@ -5,7 +5,7 @@ use std::{path::Path, sync::atomic::AtomicBool};
 use serde::{Deserialize, Serialize};
 use shared::matrix::facts::MatrixFacts;
 
-use super::{BASE_BYTES, RunOptions, ingested};
+use super::{BASE_BYTES, Reading, RunOptions, ingested};
 use crate::{
     cache::Cache,
     failure::Failure,
@@ -268,7 +268,12 @@ pub fn outlook(
     stop: &AtomicBool,
 ) -> Result<Outlook, Failure> {
     let cache = Cache::open(&job.resources.cache, job.resources.cache_max)?;
-    let ingested = ingested(job, &cache, options.fresh, observer, stop)?;
+    let reading = Reading {
+        cache: &cache,
+        fresh: options.fresh,
+        allow_transpose: true,
+    };
+    let ingested = ingested(&job.matrix, &job.resources, reading, observer, stop)?;
     let (plan, planned) = planned(job, &ingested, options.repeat.as_ref())?;
     let memory = job.resources.memory;
     let needed = |cores| BASE_BYTES + plan.memory_needed(cores);
