@@ -4,7 +4,9 @@
 //! State: an orthonormal basis X = [X_1 .. X_q] of n x d, T = X^T A^T A X of d x d. A step reads A once: Z = A^T A X_q.
 //! What of it is new, Z - X X^T Z, made orthonormal, is X_{q+1}:
 //!
-//!     Z = X H + X_{q+1} R,   H = X^T Z the last columns of T
+//! ```text
+//! Z = X H + X_{q+1} R,   H = X^T Z the last columns of T
+//! ```
 //!
 //! so for an eigenpair (theta, w) of T and v = X w, ||A^T A v - theta v|| = ||R w_q|| with the last rows w_q of w: the
 //! residual of every triplet is known after each read without another one. Nothing of size m stands anywhere, and Z need

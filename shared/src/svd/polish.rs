@@ -4,8 +4,10 @@
 //! One read gives Y = A V and Z = A^T Y at once. Columns of Y D^-1, with D the singular values as the Krylov method left
 //! them, are nearly orthonormal, so one Cholesky-like step from their Gram matrix G makes them so to roundoff:
 //!
-//!     G = Q diag(lambda) Q^T,   diag(sqrt lambda) Q^T D = W diag(sigma) P^T,   M = D^-1 Q diag(1 / sqrt lambda) W
-//!     U = Y M,   V' = V P,   A V' = U diag(sigma),   A^T U = Z M
+//! ```text
+//! G = Q diag(lambda) Q^T,   diag(sqrt lambda) Q^T D = W diag(sigma) P^T,   M = D^-1 Q diag(1 / sqrt lambda) W
+//! U = Y M,   V' = V P,   A V' = U diag(sigma),   A^T U = Z M
+//! ```
 //!
 //! A second read forms U block by block. lambda far from 1 tells that D was not what it should be; whoever reads the
 //! verdict then takes the way of two split reads instead (TSQR of Y, then A^T Q).
