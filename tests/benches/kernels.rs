@@ -14,6 +14,7 @@ use shared::{
         simd::{Isa, isa},
         sketch::Sketch,
         sparse::{Shifts, gram_fold_on, multiply_on, transpose_fold_on},
+        tall::{self, Tall},
     },
     matrix::{
         block::{RowBlock, TILE_ROWS},
@@ -41,7 +42,7 @@ fn main() {
         isa().name()
     );
 
-    let any = ["ml25m", "values", "portable", "roof"]
+    let any = ["ml25m", "blocks", "values", "portable", "roof"]
         .into_iter()
         .any(wanted);
     let ratings = any.then(|| Ratings::generate(scaled(162_541, scale), 59_047, 154.0, 1));
@@ -50,6 +51,14 @@ fn main() {
         ratings.describe(&blocks);
         if wanted("ml25m") {
             ml25m(&blocks, width);
+        }
+        if wanted("blocks") {
+            for (l, w) in [(40, 24), (32, 32), (40, 40), (48, 48), (64, 64), (64, 32)] {
+                let one = gram::<f32>(isa(), &blocks, l, Some(w), 1);
+                println!(
+                    "one block of a basis, f32 l={l}, panels of {w}, 1 thread: {one:.2} ns an entry"
+                );
+            }
         }
         if wanted("roof") {
             roof(ratings, &blocks, width);
@@ -71,6 +80,9 @@ fn main() {
         let ns = gram::<f32>(isa(), &blocks, 128, width, 2);
         println!("1M x 600k gram f32 l=128, 2 threads: {ns:.2} ns an entry (must 40)");
     }
+    if wanted("tall") {
+        tall();
+    }
     if wanted("dense") {
         dense::<f32>("f32");
         dense::<f64>("f64");
@@ -87,6 +99,46 @@ fn main() {
         };
         let s = best(3, || sketch.fill(0..59_047, 0, 64, 1.0, &mut out));
         println!("sketch: {:.2} ns an entry", 1e9 * s / out.len() as f64);
+    }
+}
+
+/// The n-sided products of a Krylov basis, a slice at a time, as a share of what one core can multiply.
+fn tall() {
+    let (rows, width, arrays) = (2048, 32, 8);
+    let numbers: Vec<Vec<f64>> = (0..=arrays).map(|_| numbers::<f64>(rows, width)).collect();
+    let x: Vec<Tall<'_>> = numbers[1..]
+        .iter()
+        .map(|numbers| Tall { numbers, width })
+        .collect();
+    let w = Tall {
+        numbers: &numbers[0],
+        width,
+    };
+    let d = arrays * width;
+    let rate = |flops: usize, seconds: f64| flops as f64 / seconds / 1e9;
+    let product = 2 * rows * d * width;
+    let times = 200;
+    let s = best(times, || drop(tall::cross(rows, &x, w)));
+    println!("X^T W {rows} x {d}, {width}: {:.1} GF/s", rate(product, s));
+    let c = tall::cross(rows, &x, w);
+    let mut left = numbers[0].clone();
+    let s = best(times, || tall::deflate(rows, &x, &c, width, &mut left));
+    println!("W - X C: {:.1} GF/s", rate(product, s));
+    for width in [32, 112] {
+        let a = crate::numbers::<f64>(rows, width);
+        let s = best(times, || drop(dense::qr(rows, width, &a)));
+        println!(
+            "QR {rows} x {width}: {:.1} GF/s",
+            rate(4 * rows * width * width, s)
+        );
+        let c = crate::numbers::<f64>(width, width);
+        let s = best(times, || {
+            drop(dense::multiply::<f64, f64>(rows, width, width, &a, &c))
+        });
+        println!(
+            "Q T {rows} x {width}: {:.1} GF/s",
+            rate(2 * rows * width * width, s)
+        );
     }
 }
 
@@ -305,7 +357,10 @@ fn best(times: usize, mut work: impl FnMut()) -> f64 {
 fn panels<T: Real>(l: usize, width: Option<usize>) -> Vec<usize> {
     match width {
         None => panel_widths::<T>(l, T::PANEL),
-        Some(w) => (0..l.div_ceil(w)).map(|p| w.min(l - p * w)).collect(),
+        Some(w) => {
+            let w = w.min(4 * T::LANE);
+            (0..l.div_ceil(w)).map(|p| w.min(l - p * w)).collect()
+        }
     }
 }
 

@@ -53,7 +53,7 @@ pub struct KrylovSpec {
 }
 
 /// Widths of blocks are multiples of this: no panel has padding.
-pub const GROUP: u32 = 8;
+pub const GROUP: u32 = 16;
 /// The estimate after each read is to be this much better than the tolerance: the last read, in `f64`, decides.
 const MARGIN: f64 = 0.9;
 /// The small eigenproblem is solved after so many reads at least.

@@ -117,9 +117,17 @@ pub fn precision(factor: &FactorSpec) -> Precision {
 
 /// Columns that watch for a missed direction.
 const GUARD: u32 = 16;
-/// Columns of a Krylov block: a third of the rank, within these bounds.
-const BLOCK_MIN: u32 = 16;
-const BLOCK_MAX: u32 = 64;
+/// Columns of a Krylov block, by the rank. A pass over one panel of 32 columns costs less than twice one over 16, and little
+/// more than half of one over 48 or 64, for which the reads fall by less: least work (bench `kernels`, section `blocks`).
+/// Wider ones only where a basis of hundreds of columns would take too many reads.
+fn suiting_block(rank: u32) -> u32 {
+    match rank {
+        0..=24 => 16,
+        25..=144 => 32,
+        145..=240 => 48,
+        _ => 64,
+    }
+}
 
 impl Method {
     /// Chooses a method. A function of the matrix and the job alone.
@@ -142,9 +150,7 @@ impl Method {
         };
         let group = |n: u32| n.next_multiple_of(krylov::GROUP);
         let aim = rank.unwrap_or(side / 8).max(1);
-        let block = factor
-            .block
-            .map_or_else(|| group(aim.div_ceil(3)).clamp(BLOCK_MIN, BLOCK_MAX), group);
+        let block = factor.block.map_or_else(|| suiting_block(aim), group);
         // All wanted triplets are to be in the basis before the reads are at their end.
         let reads = tolerance.max_reads.saturating_sub(3).max(1);
         let block = block.max(group((aim + factor.oversample).div_ceil(reads)));

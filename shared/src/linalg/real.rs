@@ -15,7 +15,7 @@ pub trait Real:
     + std::ops::Mul<Output = Self>
     + 'static
 {
-    /// Columns of a panel come in groups of this many: 32 bytes.
+    /// Columns of a panel come in groups of this many: 64 bytes, a cache line and the widest register.
     const LANE: usize;
     /// Panels are at most this wide; what measured best, see the bench `kernels`.
     const PANEL: usize;
@@ -31,8 +31,8 @@ pub trait Real:
 }
 
 impl Real for f32 {
-    const LANE: usize = 8;
-    const PANEL: usize = 32;
+    const LANE: usize = 16;
+    const PANEL: usize = 48;
     const FOLD_BITS: u32 = 50;
 
     fn to_f64(self) -> f64 {
@@ -49,7 +49,7 @@ impl Real for f32 {
 }
 
 impl Real for f64 {
-    const LANE: usize = 4;
+    const LANE: usize = 8;
     const PANEL: usize = 32;
     const FOLD_BITS: u32 = 60;
 
@@ -107,6 +107,7 @@ mod tests {
     fn panels_cover_the_sketch_evenly() {
         holds::<f32>();
         holds::<f64>();
-        assert_eq!(panel_widths::<f64>(112, f64::PANEL), [28; 4]);
+        assert_eq!(panel_widths::<f64>(112, f64::PANEL), [32, 32, 24, 24]);
+        assert_eq!(panel_widths::<f32>(112, f32::PANEL), [48, 32, 32]);
     }
 }

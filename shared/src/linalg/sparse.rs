@@ -4,7 +4,7 @@
 //! of a source, in registers, one register of columns beside the other. They differ in what becomes of the sum.
 //!
 //! In the shapes below the block is A, `rows` x `columns`, its values times `scale`; a panel has `width` columns, a
-//! multiple of [`Real::LANE`] up to 64 bytes times 8.
+//! multiple of [`Real::LANE`] up to 64 bytes times 4.
 //!
 //! Reproducibility, of all: each element is a sum over the stored order of entries, products fused, one addition at a
 //! time; columns never mix. So the instruction set and the width of the panel change no bit, and `gram_fold` adds the
@@ -419,11 +419,11 @@ impl<W: Word, T: Real> Walk<'_, W, T> {
         );
         let groups = self.width / T::LANE;
         assert!(
-            self.width.is_multiple_of(T::LANE) && (1..=8).contains(&groups),
+            self.width.is_multiple_of(T::LANE) && (1..=4).contains(&groups),
             "width {} is not a multiple of {} up to {}",
             self.width,
             T::LANE,
-            8 * T::LANE
+            4 * T::LANE
         );
         /// Calls the variant for the number of registers.
         macro_rules! with {
@@ -431,18 +431,18 @@ impl<W: Word, T: Real> Walk<'_, W, T> {
                 match $count {
                     // SAFETY: the instruction set was found above; the width is that many registers.
                     $($n => unsafe { self.$run::<D, S, $n>(decode, &mut sink) },)*
-                    _ => unreachable!("1 to 8 groups"),
+                    _ => unreachable!("1 to 4 groups"),
                 }
             };
         }
         match self.isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if groups.is_multiple_of(2) => with!(avx512, groups / 2, 1 2 3 4),
+            Isa::Avx512 => with!(avx512, groups, 1 2 3 4),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx2 => with!(avx2, groups, 1 2 3 4 5 6 7 8),
+            Isa::Avx2 => with!(avx2, 2 * groups, 2 4 6 8),
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx512 | Isa::Avx2 => unreachable!("not available"),
-            Isa::Portable => with!(portable, groups, 1 2 3 4 5 6 7 8),
+            Isa::Portable => with!(portable, 2 * groups, 2 4 6 8),
         }
     }
 
@@ -685,7 +685,7 @@ mod tests {
             columns in 1usize..60,
             percent in 0u64..100,
             seed in any::<u64>(),
-            groups in 1usize..=8,
+            groups in 1usize..=4,
             exponent in -3i32..4,
         ) {
             let matrix = csr(rows, columns, percent, seed);
@@ -698,7 +698,7 @@ mod tests {
     #[test]
     fn blocks_of_several_tiles_agree() {
         let matrix = csr(2 * TILE_ROWS as usize + 77, 23, 12, 9);
-        for groups in [1, 2, 7, 8] {
+        for groups in [1, 2, 3, 4] {
             agrees::<f32>(&matrix, groups, 0.5, 3e-6);
             agrees::<f64>(&matrix, groups, 0.5, 3e-14);
         }
@@ -737,15 +737,15 @@ mod tests {
     #[test]
     fn values_far_from_one_are_brought_near_by_the_scale() {
         let matrix = csr(40, 20, 50, 4);
-        let x = panel::<f32>(20, 8, 1);
+        let x = panel::<f32>(20, 16, 1);
         for exponent in [-140, -66, 66, 120] {
             let scale = power_of_two(-exponent);
             let far = matrix.map(|v| v * power_of_two(exponent));
-            let mut near = vec![0f32; 40 * 8];
-            multiply(&block(&matrix, &Encoding::F64), 1.0, &x, 8, &mut near);
+            let mut near = vec![0f32; 40 * 16];
+            multiply(&block(&matrix, &Encoding::F64), 1.0, &x, 16, &mut near);
             for encoding in [Encoding::F32, Encoding::F64] {
-                let mut y = vec![0f32; 40 * 8];
-                multiply(&block(&far, &encoding), scale, &x, 8, &mut y);
+                let mut y = vec![0f32; 40 * 16];
+                multiply(&block(&far, &encoding), scale, &x, 16, &mut y);
                 assert_eq!(y, near, "2^{exponent}, {encoding:?}");
             }
         }
@@ -764,8 +764,8 @@ mod tests {
             let bad = RowBlock::parse(Bytes::copy_from(&bytes).unwrap()).unwrap();
             for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
                 let run = std::panic::catch_unwind(|| {
-                    let mut y = vec![0f32; 30 * 8];
-                    multiply_on(isa, &bad, 1.0, &panel::<f32>(20, 8, 1), 8, &mut y);
+                    let mut y = vec![0f32; 30 * 16];
+                    multiply_on(isa, &bad, 1.0, &panel::<f32>(20, 16, 1), 16, &mut y);
                 });
                 assert!(run.is_err(), "{isa:?}, {encoding:?}");
             }
