@@ -110,7 +110,11 @@ fn caught<T>(run: impl FnOnce() -> Result<T, WorkError>) -> Result<T, WorkError>
 
 /// Adds partial sums.
 pub fn add(pieces: &[Bytes]) -> Result<Bytes, WorkError> {
-    let mut sum = BytesMut::zeroed(pieces.first().map_or(0, Bytes::len))?;
+    let Some((first, pieces)) = pieces.split_first() else {
+        return Bytes::copy_from(&[]);
+    };
+    let mut sum = BytesMut::unwritten(first.len())?;
+    sum.as_bytes_mut().copy_from_slice(first.as_slice());
     let total = sum.numbers_mut::<i64>();
     for piece in pieces {
         let numbers = piece.numbers::<i64>()?;

@@ -42,12 +42,21 @@ const HUGE: usize = 2 << 20;
 const MAPPED_FROM: usize = 64 << 10;
 
 impl Pages {
+    /// As [`zeroed`](Self::zeroed), but memory that was kept holds what it held: for those who write all of it anyway.
+    pub fn unwritten(len: usize) -> Option<Self> {
+        take_kept(len).or_else(|| Self::fresh(len))
+    }
+
     /// `None` when the system refuses.
     pub fn zeroed(len: usize) -> Option<Self> {
         if let Some(mut kept) = take_kept(len) {
             kept.as_mut_slice().fill(0);
             return Some(kept);
         }
+        Self::fresh(len)
+    }
+
+    fn fresh(len: usize) -> Option<Self> {
         if len == 0 {
             return Some(Self {
                 start: NonNull::<CacheLine>::dangling().cast(),

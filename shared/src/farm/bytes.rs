@@ -19,16 +19,28 @@ pub struct BytesMut {
 impl BytesMut {
     /// Zeroed bytes. An allocation that the system refuses is an error, not an abort.
     pub fn zeroed(len: usize) -> Result<Self, WorkError> {
-        let pages = Pages::zeroed(len).ok_or(WorkError::OutOfMemory { bytes: len as u64 })?;
+        Self::of(Pages::zeroed(len), len)
+    }
+
+    /// Bytes that hold whatever was there: for those who write all of them. Clearing memory first cost as much as filling
+    /// it.
+    pub fn unwritten(len: usize) -> Result<Self, WorkError> {
+        Self::of(Pages::unwritten(len), len)
+    }
+
+    fn of(pages: Option<Pages>, len: usize) -> Result<Self, WorkError> {
+        let pages = pages.ok_or(WorkError::OutOfMemory { bytes: len as u64 })?;
         Ok(Self { pages, len })
     }
 
     /// Zeroed room for `count` numbers.
     pub fn zeroed_for<T: Pod>(count: usize) -> Result<Self, WorkError> {
-        let bytes = count
-            .checked_mul(size_of::<T>())
-            .ok_or(WorkError::OutOfMemory { bytes: u64::MAX })?;
-        Self::zeroed(bytes)
+        Self::zeroed(bytes_of::<T>(count)?)
+    }
+
+    /// Room for `count` numbers; see [`unwritten`](Self::unwritten).
+    pub fn unwritten_for<T: Pod>(count: usize) -> Result<Self, WorkError> {
+        Self::unwritten(bytes_of::<T>(count)?)
     }
 
     pub fn as_bytes(&self) -> &[u8] {
@@ -54,6 +66,11 @@ impl BytesMut {
     }
 }
 
+fn bytes_of<T>(count: usize) -> Result<usize, WorkError> {
+    let bytes = count.checked_mul(size_of::<T>());
+    bytes.ok_or(WorkError::OutOfMemory { bytes: u64::MAX })
+}
+
 /// Immutable bytes; cloning and slicing cost nothing.
 #[derive(Clone)]
 pub struct Bytes {
@@ -63,7 +80,7 @@ pub struct Bytes {
 
 impl Bytes {
     pub fn copy_from(bytes: &[u8]) -> Result<Self, WorkError> {
-        let mut new = BytesMut::zeroed(bytes.len())?;
+        let mut new = BytesMut::unwritten(bytes.len())?;
         new.as_bytes_mut().copy_from_slice(bytes);
         Ok(new.freeze())
     }

@@ -72,14 +72,16 @@ pub fn deflate(rows: usize, x: &[Tall<'_>], c: &[f64], width: usize, w: &mut [f6
     add_product(rows, x, c, width, -1.0, w);
 }
 
-/// W <- W + X C.
+/// W <- X C.
 ///
-/// Shapes: X is rows x d in pieces, `c` d x `width`, `w` rows x `width`, row-major.
+/// Shapes: X is rows x d in pieces, `c` d x `width`, `w` rows x `width` (overwritten), row-major.
 /// Cost, reproducibility, panics: as for [`cross`].
-pub fn add(rows: usize, x: &[Tall<'_>], c: &[f64], width: usize, w: &mut [f64]) {
+pub fn multiply(rows: usize, x: &[Tall<'_>], c: &[f64], width: usize, w: &mut [f64]) {
+    w.fill(0.0);
     add_product(rows, x, c, width, 1.0, w);
 }
 
+/// W <- W + sign X C.
 fn add_product(rows: usize, x: &[Tall<'_>], c: &[f64], width: usize, sign: f64, w: &mut [f64]) {
     assert_eq!(c.len(), total(x) * width, "coefficients of another size");
     assert_eq!(w.len(), rows * width, "a result of another size");
@@ -214,7 +216,7 @@ mod tests {
                 }
             }
             let mut product = vec![0.0; rows * width];
-            add(rows, &x, &c, width, &mut product);
+            multiply(rows, &x, &c, width, &mut product);
             let mut left = w.clone();
             deflate(rows, &x, &c, width, &mut left);
             for i in 0..rows {

@@ -417,7 +417,7 @@ async fn bulk(recv: &mut RecvStream) -> Result<Option<Frame>, ReadError> {
     head.resize(BULK_HEAD + 8 * lengths.set_words as usize, 0);
     recv.read_exact(&mut head[BULK_HEAD..]).await?;
     // Memory that is claimed and never sent is never touched, so it costs nothing.
-    let mut payload = BytesMut::zeroed(lengths.payload as usize)?;
+    let mut payload = BytesMut::unwritten(lengths.payload as usize)?;
     recv.read_exact(payload.as_bytes_mut()).await?;
     let payload = payload.freeze();
     Ok(Some(Frame::Bulk { head, payload }))

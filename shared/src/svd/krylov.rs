@@ -158,7 +158,7 @@ impl KrylovWork {
                 let mut inputs = Inputs::of(inputs);
                 let shifts = inputs.numbers::<i16>(shape.columns as usize)?;
                 let count = slice.rows as usize * shape.width as usize;
-                let mut out = BytesMut::zeroed_for::<f64>(count)?;
+                let mut out = BytesMut::unwritten_for::<f64>(count)?;
                 let z = out.numbers_mut();
                 tsqr::unfold_into(*shape, *slice, *extra, shifts, inputs.rest(), z)?;
                 Ok(out.freeze())
@@ -367,7 +367,7 @@ fn deflate(
     let c = inputs.numbers::<f64>(d * columns)?;
     let x = pieces(&mut inputs, rows, widths)?;
     let w = inputs.numbers::<f64>(rows * columns)?;
-    let mut out = BytesMut::zeroed_for::<f64>(rows * columns)?;
+    let mut out = BytesMut::unwritten_for::<f64>(rows * columns)?;
     let left = out.numbers_mut::<f64>();
     left.copy_from_slice(w);
     tall::deflate(rows, &x, c, columns, left);
@@ -500,8 +500,8 @@ fn ritz(
 
 /// X C as a block.
 fn combined(rows: usize, x: &[Tall<'_>], c: &[f64], width: usize) -> Result<Bytes, WorkError> {
-    let mut out = BytesMut::zeroed_for::<f64>(rows * width)?;
-    tall::add(rows, x, c, width, out.numbers_mut());
+    let mut out = BytesMut::unwritten_for::<f64>(rows * width)?;
+    tall::multiply(rows, x, c, width, out.numbers_mut());
     Ok(out.freeze())
 }
 

@@ -15,7 +15,7 @@ use crate::{
 
 /// R, then Q, as one block.
 pub(super) fn factors(q: &[f64], r: &[f64]) -> Result<Bytes, WorkError> {
-    let mut out = BytesMut::zeroed_for::<f64>(q.len() + r.len())?;
+    let mut out = BytesMut::unwritten_for::<f64>(q.len() + r.len())?;
     let numbers = out.numbers_mut::<f64>();
     numbers[..r.len()].copy_from_slice(r);
     numbers[r.len()..].copy_from_slice(q);
