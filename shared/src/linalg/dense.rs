@@ -3,6 +3,8 @@
 //! All arrays are row-major slices. Everything is computed by `faer` on one thread, in matrices that it owns: neither the
 //! number of threads nor the place of an array in memory can change a bit. Another instruction set can.
 
+use std::any::TypeId;
+
 use faer::{
     Accum, Mat, MatMut, MatRef, Par,
     diag::Diag,
@@ -150,30 +152,25 @@ pub fn multiply<T: Real, O: Real>(
 ) -> Vec<O> {
     check("a", a.len(), rows, inner);
     check("b", b.len(), inner, cols);
-    let b = to_columns(inner, cols, b, 0);
     let mut out = vec![O::zeroed(); rows * cols];
     if rows * inner * cols == 0 {
         return out;
     }
-    let (mut a_t, mut c_t) = (
-        Mat::<f64>::zeros(inner, CHUNK),
-        Mat::<f64>::zeros(cols, CHUNK),
-    );
+    let b = MatRef::from_row_major_slice(b, inner, cols);
+    let (mut wide, mut product) = (Vec::new(), vec![0.0; CHUNK.min(rows) * cols]);
     for (a, out) in a.chunks(CHUNK * inner).zip(out.chunks_mut(CHUNK * cols)) {
         let count = a.len() / inner;
-        fill_columns(a_t.as_mut(), inner, a);
+        let product = &mut product[..count * cols];
         matmul::matmul(
-            c_t.as_mut().subcols_mut(0, count),
+            MatMut::from_row_major_slice_mut(product, count, cols),
             Accum::Replace,
-            b.transpose(),
-            a_t.as_ref().subcols(0, count),
+            MatRef::from_row_major_slice(widened(a, &mut wide), count, inner),
+            b,
             1.0,
             Par::Seq,
         );
-        for (row, out) in out.chunks_exact_mut(cols).enumerate() {
-            for (j, out) in out.iter_mut().enumerate() {
-                *out = O::from_f64(c_t[(j, row)]);
-            }
+        for (out, product) in out.iter_mut().zip(product) {
+            *out = O::from_f64(*product);
         }
     }
     out
@@ -189,13 +186,11 @@ pub fn multiply<T: Real, O: Real>(
 pub fn gram<T: Real>(rows: usize, cols: usize, a: &[T]) -> Vec<f64> {
     check("a", a.len(), rows, cols);
     let mut c = Mat::<f64>::zeros(cols, cols);
-    let mut a_t = Mat::<f64>::zeros(cols, CHUNK);
     if rows * cols > 0 {
+        let mut wide = Vec::new();
         for a in a.chunks(CHUNK * cols) {
-            let count = a.len() / cols;
-            fill_columns(a_t.as_mut(), cols, a);
-            let a_t = a_t.as_ref().subcols(0, count);
-            matmul::matmul(c.as_mut(), Accum::Add, a_t, a_t.transpose(), 1.0, Par::Seq);
+            let a = MatRef::from_row_major_slice(widened(a, &mut wide), a.len() / cols, cols);
+            matmul::matmul(c.as_mut(), Accum::Add, a.transpose(), a, 1.0, Par::Seq);
         }
     }
     // The lower half, twice.
@@ -253,13 +248,14 @@ fn to_columns<T: Real>(rows: usize, cols: usize, a: &[T], exponent: i32) -> Mat<
     out
 }
 
-/// Rows of a row-major array as the first columns of a matrix.
-fn fill_columns<T: Real>(mut out: MatMut<'_, f64>, cols: usize, a: &[T]) {
-    for (row, a) in a.chunks_exact(cols).enumerate() {
-        for (j, a) in a.iter().enumerate() {
-            out[(j, row)] = a.to_f64();
-        }
+/// Numbers as `f64`, in the room given where they are not.
+fn widened<'a, T: Real>(a: &'a [T], room: &'a mut Vec<f64>) -> &'a [f64] {
+    if TypeId::of::<T>() == TypeId::of::<f64>() {
+        return bytemuck::cast_slice(a);
     }
+    room.clear();
+    room.extend(a.iter().map(|a| a.to_f64()));
+    room
 }
 
 fn to_rows<T: Real>(a: MatRef<'_, T>) -> Vec<T> {

@@ -131,25 +131,44 @@ fn power_of<T: Real>(
     Ok(())
 }
 
+/// Y_i = A_i X, panel after panel as X has them, padding included: T[rows x w_p] each.
+pub(super) fn panels_of_product<T: Real>(
+    block: &RowBlock,
+    scale: i32,
+    shape: Shape,
+    inputs: &mut Inputs<'_>,
+) -> Result<Vec<Vec<T>>, WorkError> {
+    let n = shape.columns as usize;
+    let widths = Panels::of(shape).widths;
+    let product = |w: usize| {
+        let x = inputs.numbers::<T>(n * w)?;
+        let mut y = vec![T::from_f64(0.0); block.rows() * w];
+        sparse::multiply(block, power_of_two(scale), x, w, &mut y);
+        Ok(y)
+    };
+    widths.into_iter().map(product).collect()
+}
+
 /// Y_i = A_i X from all panels of X: T[rows x l], row-major.
-pub(super) fn product<T: Real>(
+fn product<T: Real>(
     block: &RowBlock,
     scale: i32,
     shape: Shape,
     inputs: &mut Inputs<'_>,
 ) -> Result<Vec<T>, WorkError> {
     let panels = Panels::of(shape);
-    let (n, width, rows) = (shape.columns as usize, shape.width as usize, block.rows());
-    let mut all = vec![T::from_f64(0.0); rows * width];
-    let mut y = Vec::new();
-    for (p, &w) in panels.widths.iter().enumerate() {
-        let x = inputs.numbers::<T>(n * w)?;
-        y.clear();
-        y.resize(rows * w, T::from_f64(0.0));
-        sparse::multiply(block, power_of_two(scale), x, w, &mut y);
+    let width = shape.width as usize;
+    let mut all = vec![T::from_f64(0.0); block.rows() * width];
+    for (p, y) in panels_of_product::<T>(block, scale, shape, inputs)?
+        .into_iter()
+        .enumerate()
+    {
         let columns = panels.columns(p, width);
         let real = columns.len();
-        for (to, from) in all.chunks_exact_mut(width).zip(y.chunks_exact(w)) {
+        for (to, from) in all
+            .chunks_exact_mut(width)
+            .zip(y.chunks_exact(panels.widths[p]))
+        {
             to[columns.clone()].copy_from_slice(&from[..real]);
         }
     }

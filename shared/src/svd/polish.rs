@@ -36,6 +36,7 @@ use crate::{
         sparse::{self, Shifts},
         tall::{self, Tall},
     },
+    matrix::block::RowBlock,
 };
 
 /// See the [module](self). `shape` is that of [V | guard] in `f64`, its width l + g.
@@ -257,38 +258,39 @@ fn verify(
             "a verify task adds to every panel and a Gram matrix".to_owned(),
         ));
     }
-    let rows = block.rows();
-    let y = passes::product::<f64>(&block, scale, shape, &mut inputs)?;
+    let y = passes::panels_of_product::<f64>(&block, scale, shape, &mut inputs)?;
     let (z, gram_part) = parts.split_at_mut(panels.len());
-    let mut weighed = y.clone();
-    for row in weighed.chunks_exact_mut(width) {
-        for (y, weight) in row.iter_mut().zip(weights) {
-            *y *= weight;
-        }
-    }
-    let weighed = Tall {
-        numbers: &weighed,
-        width,
-    };
+    let gram = weighed_gram(&block, &panels, &y, weights);
     // It may fail, so it comes before the first addition to Z.
-    add_fixed(
-        &tall::cross(rows, &[weighed], weighed),
-        GRAM_BITS,
-        gram_part,
-    )?;
-    let mut panel = Vec::new();
-    for (p, z) in z.iter_mut().enumerate() {
-        let w = panels.widths[p];
-        let columns = panels.columns(p, width);
-        let real = columns.len();
-        panel.clear();
-        panel.resize(rows * w, 0.0);
-        for (to, from) in panel.chunks_exact_mut(w).zip(y.chunks_exact(width)) {
-            to[..real].copy_from_slice(&from[columns.clone()]);
-        }
-        sparse::transpose_fold(&block, power_of_two(scale), &panel, w, shifts, z);
+    add_fixed(&gram, GRAM_BITS, gram_part)?;
+    for ((z, y), &w) in z.iter_mut().zip(&y).zip(&panels.widths) {
+        sparse::transpose_fold(&block, power_of_two(scale), y, w, shifts, z);
     }
     Ok(())
+}
+
+/// Gram matrix of the columns of Y times their weights.
+fn weighed_gram(block: &RowBlock, panels: &Panels, y: &[Vec<f64>], weights: &[f64]) -> Vec<f64> {
+    let width = weights.len();
+    let pieces: Vec<Tall<'_>> = y
+        .iter()
+        .zip(&panels.widths)
+        .map(|(numbers, &width)| Tall { numbers, width })
+        .collect();
+    let mut gram = vec![0.0; width * width];
+    for (q, &right) in pieces.iter().enumerate() {
+        // What stands above is mirrored.
+        let product = tall::cross(block.rows(), &pieces[q..], right);
+        let (start, columns) = (panels.start(q), panels.columns(q, width));
+        for (i, row) in (start..width).zip(product.chunks_exact(right.width)) {
+            for (j, x) in columns.clone().zip(row) {
+                let x = x * weights[i] * weights[j];
+                gram[i * width + j] = x;
+                gram[j * width + i] = x;
+            }
+        }
+    }
+    gram
 }
 
 /// Eigenvalues below this share of the largest are noise in the guard's Gram matrix.
@@ -424,6 +426,9 @@ fn right<T: Real>(
     Ok(out.freeze())
 }
 
+/// Rows that are lifted at a time: what comes of them stays in cache.
+const LIFTED: usize = 512;
+
 fn lift<T: Real>(
     scale: i32,
     shape: Shape,
@@ -431,32 +436,46 @@ fn lift<T: Real>(
     rank: u32,
     inputs: &[Bytes],
 ) -> Result<Bytes, WorkError> {
-    let (l, k, width) = (basis as usize, rank as usize, shape.width as usize);
+    let (l, k) = (basis as usize, rank as usize);
     let mut inputs = Inputs::of(inputs);
     let block = inputs.block(shape.columns)?;
     let rows = block.rows();
-    let y = passes::product::<f64>(&block, scale, shape, &mut inputs)?;
+    let panels = Panels::of(shape);
+    let y = passes::panels_of_product::<f64>(&block, scale, shape, &mut inputs)?;
     let polished = Polished::read(inputs.bytes()?, l)?;
     let signs = inputs.numbers::<f64>(k)?;
-    // [M | P] at once, with zeros for the guard columns.
-    let mut both = vec![0.0; width * 2 * k];
+    // [M | P] at once, with zeros for the guard columns and the padding.
+    let mut both = vec![0.0; panels.padded() * 2 * k];
     for (row, to) in both.chunks_exact_mut(2 * k).take(l).enumerate() {
         for c in 0..k {
             to[c] = polished.m[row * l + c] * signs[c];
             to[k + c] = polished.p[row * l + c] * signs[c];
         }
     }
-    let product = dense::multiply::<f64, f64>(rows, width, 2 * k, &y, &both);
     let head = k * size_of::<f64>();
     let mut out = BytesMut::zeroed(head + rows * k * size_of::<T>())?;
     let (squares, rest) = out.as_bytes_mut().split_at_mut(head);
     let squares: &mut [f64] = bytemuck::cast_slice_mut(squares);
     let u: &mut [T] = bytemuck::cast_slice_mut(rest);
-    for (to, from) in u.chunks_exact_mut(k).zip(product.chunks_exact(2 * k)) {
-        for c in 0..k {
-            to[c] = T::from_f64(from[c]);
-            let difference = from[k + c] - to[c].to_f64() * polished.sigma[c];
-            squares[c] += difference * difference;
+    let mut product = Vec::new();
+    for (chunk, u) in u.chunks_mut(LIFTED * k).enumerate() {
+        let rows = u.len() / k;
+        let pieces: Vec<Tall<'_>> = y
+            .iter()
+            .zip(&panels.widths)
+            .map(|(y, &width)| Tall {
+                numbers: &y[chunk * LIFTED * width..][..rows * width],
+                width,
+            })
+            .collect();
+        product.resize(rows * 2 * k, 0.0);
+        tall::multiply(rows, &pieces, &both, 2 * k, &mut product);
+        for (to, from) in u.chunks_exact_mut(k).zip(product.chunks_exact(2 * k)) {
+            for c in 0..k {
+                to[c] = T::from_f64(from[c]);
+                let difference = from[k + c] - to[c].to_f64() * polished.sigma[c];
+                squares[c] += difference * difference;
+            }
         }
     }
     Ok(out.freeze())
