@@ -62,7 +62,7 @@ pub struct RunOptions {
 /// Bytes of this process that neither grow with the matrix nor are counted: code, stacks, buffers of files.
 pub(crate) const BASE_BYTES: u64 = 32 << 20;
 /// Freed memory that is kept to be used again.
-const FREED_BYTES: u64 = 256 << 20;
+const FREED_BYTES: u64 = 96 << 20;
 /// Tries when a cached block turns out damaged.
 pub(crate) const TRIES: u32 = 3;
 
