@@ -81,11 +81,11 @@ impl Plan {
             Method::Power { .. } => 6 * n * squares,
             // QR of all rows, three times, and two products with what comes of it.
             Method::Exact { .. } => 6 * ground.rows * squares,
-            // Twice: X^T Z, Z - X (X^T Z) and QR.
+            // X^T Z and Z - X (X^T Z), once with the last two blocks and once with all, a QR after each.
             Method::Krylov(spec) => {
                 let kept = spec.keep(self.method.rank_max().min(spec.basis));
                 let half = u64::from(kept + spec.basis) / 2;
-                8 * n * half * wide + 12 * n * squares
+                4 * n * (2 * wide + half) * wide + 12 * n * squares
             }
         };
         let number = self.method.precision().bytes() as u64;
