@@ -61,8 +61,6 @@ pub struct RunOptions {
 
 /// Bytes of this process that neither grow with the matrix nor are counted: code, stacks, buffers of files.
 pub(crate) const BASE_BYTES: u64 = 32 << 20;
-/// Freed memory that is kept to be used again.
-const FREED_BYTES: u64 = 96 << 20;
 /// Tries when a cached block turns out damaged.
 pub(crate) const TRIES: u32 = 3;
 
@@ -379,7 +377,7 @@ fn hands(job: &Job, facts: &MatrixFacts, plan: &Plan, least: u64) -> Result<Hand
     // Nor is what ingest has left behind.
     platform::give_back_memory();
     let base = platform::resident_bytes().map_or(BASE_BYTES, |now| now.max(BASE_BYTES));
-    let freed = (memory / 16).min(FREED_BYTES);
+    let freed = platform::freed_worth_keeping(memory);
     platform::keep_freed(freed as usize);
     Ok(Hands::one(
         cores,

@@ -173,6 +173,13 @@ pub fn keep_freed(bytes: usize) {
 }
 
 fn take_kept(len: usize) -> Option<Pages> {
+/// How much of a memory budget is worth letting stay for [`keep_freed`]: blocks of the few lengths that come and go, but no
+/// large share of a small budget.
+pub fn freed_worth_keeping(budget: u64) -> u64 {
+    const FREED_BYTES: u64 = 96 << 20;
+    (budget / 16).min(FREED_BYTES)
+}
+
     if len < KEPT_FROM || KEEP_BYTES.load(Ordering::Relaxed) < len {
         return None;
     }
