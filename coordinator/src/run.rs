@@ -31,7 +31,7 @@ use crate::{
     engine::{self, EngineError, Hands, Place, Workers},
     factors::Quality,
     failure::Failure,
-    farm::{Inputs, Progress, RunReport},
+    farm::{Inputs, Progress, RunReport, remote::Farm},
     ingest::{self, IngestOptions, IngestProgress, Ingested},
     job::{
         resolved::{Job, MatrixSpec, Resources},
@@ -245,9 +245,13 @@ fn factored(
         Arc::clone(&blocks),
         &place,
         &mut files,
-        &mut |progress, marks| stages.tell(progress, marks),
+        &mut |progress, marks| {
+            stages.notes(farm.as_ref().map_or_else(Vec::new, Farm::news));
+            stages.tell(progress, marks);
+        },
         stop,
     );
+    stages.notes(farm.as_ref().map_or_else(Vec::new, Farm::news));
     let (quality, report) = match ran {
         Ok(done) => done,
         Err(EngineError::Failed(failure)) => return Err(failure),
@@ -504,6 +508,12 @@ impl<'a> Stages<'a> {
             reads: plan.reads(),
             at: None,
             observer,
+        }
+    }
+
+    fn notes(&mut self, lines: Vec<String>) {
+        for line in lines {
+            self.observer.observe(Event::Note(line));
         }
     }
 
