@@ -238,6 +238,15 @@ pub fn return_large_allocations() {
 }
 
 /// Bytes of this process that are in memory now, where the system tells.
+/// Makes a file that may grow no more (`ulimit -f`) an error, where the system would end the process without a word.
+pub fn be_told_of_long_files() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: a signal that is ignored runs no code.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
 pub fn resident_bytes() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {
