@@ -6,6 +6,9 @@ pub mod engine;
 pub mod factors;
 pub mod failure;
 pub mod farm;
+#[cfg(test)]
+#[path = "../../shared/src/harm.rs"]
+mod harm;
 pub mod ingest;
 pub mod job;
 pub mod launch;

@@ -2,5 +2,6 @@
 
 fn main() -> std::process::ExitCode {
     shared::platform::return_large_allocations();
+    shared::platform::be_told_of_long_files();
     coordinator::cli::main()
 }

@@ -31,7 +31,7 @@ use crate::{
     engine::{self, EngineError, Hands, Place, Workers},
     factors::Quality,
     failure::Failure,
-    farm::{Inputs, Progress, RunReport},
+    farm::{Inputs, Progress, RunReport, remote::Farm},
     ingest::{self, IngestOptions, IngestProgress, Ingested},
     job::{
         resolved::{Job, MatrixSpec, Resources},
@@ -61,8 +61,6 @@ pub struct RunOptions {
 
 /// Bytes of this process that neither grow with the matrix nor are counted: code, stacks, buffers of files.
 pub(crate) const BASE_BYTES: u64 = 32 << 20;
-/// Freed memory that is kept to be used again.
-const FREED_BYTES: u64 = 96 << 20;
 /// Tries when a cached block turns out damaged.
 pub(crate) const TRIES: u32 = 3;
 
@@ -247,9 +245,13 @@ fn factored(
         Arc::clone(&blocks),
         &place,
         &mut files,
-        &mut |progress, marks| stages.tell(progress, marks),
+        &mut |progress, marks| {
+            stages.notes(farm.as_ref().map_or_else(Vec::new, Farm::news));
+            stages.tell(progress, marks);
+        },
         stop,
     );
+    stages.notes(farm.as_ref().map_or_else(Vec::new, Farm::news));
     let (quality, report) = match ran {
         Ok(done) => done,
         Err(EngineError::Failed(failure)) => return Err(failure),
@@ -379,7 +381,7 @@ fn hands(job: &Job, facts: &MatrixFacts, plan: &Plan, least: u64) -> Result<Hand
     // Nor is what ingest has left behind.
     platform::give_back_memory();
     let base = platform::resident_bytes().map_or(BASE_BYTES, |now| now.max(BASE_BYTES));
-    let freed = (memory / 16).min(FREED_BYTES);
+    let freed = platform::freed_worth_keeping(memory);
     platform::keep_freed(freed as usize);
     Ok(Hands::one(
         cores,
@@ -506,6 +508,12 @@ impl<'a> Stages<'a> {
             reads: plan.reads(),
             at: None,
             observer,
+        }
+    }
+
+    fn notes(&mut self, lines: Vec<String>) {
+        for line in lines {
+            self.observer.observe(Event::Note(line));
         }
     }
 

@@ -251,7 +251,10 @@ fn sweep(spools: &Path, but: &str) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::harm::{harmed, largest_allocation};
 
     const PLAN: ContentHash = ContentHash([5; 32]);
 
@@ -267,6 +270,13 @@ mod tests {
         spools
             .join(&PLAN.to_string()[..16])
             .join(format!("{task}.kept"))
+    }
+
+    /// What stands on disk for it.
+    fn kept(content: &[u8]) -> Vec<u8> {
+        let spools = tempfile::tempdir().unwrap();
+        open(spools.path()).keep(TaskId(1), bytes(content)).unwrap();
+        fs::read(file(spools.path(), 1)).unwrap()
     }
 
     #[test]
@@ -360,5 +370,20 @@ mod tests {
         assert!(!spools.path().join("1313131313131313").exists());
         assert!(!lock.exists());
         used.keep(TaskId(1), bytes(b"still here")).unwrap();
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+        #[test]
+        fn what_is_harmed_is_whole_or_not_there(on_disk in harmed(kept(b"content"))) {
+            let spools = tempfile::tempdir().unwrap();
+            let spool = open(spools.path());
+            spool.keep(TaskId(1), bytes(b"content")).unwrap();
+            fs::write(file(spools.path(), 1), &on_disk).unwrap();
+            let (read, most) = largest_allocation(|| spool.read(TaskId(1), None));
+            let whole = on_disk == kept(b"content");
+            prop_assert_eq!(read, whole.then(|| bytes(b"content")));
+            prop_assert!(most <= 64 << 10, "{} bytes at once", most);
+        }
     }
 }

@@ -575,6 +575,151 @@ fn a_full_disk_is_told_and_leaves_nothing() {
     }
 }
 
+impl Place {
+    /// `svdjob` whose files may not grow beyond so many bytes.
+    #[cfg(unix)]
+    fn run_with_short_files(&self, bytes: u64, arguments: &[&str]) -> Output {
+        let plain = self.command(arguments);
+        let mut command = Command::new("sh");
+        // Of 512 bytes each, says POSIX.
+        command
+            .args([
+                "-c",
+                &format!("ulimit -f {} && exec \"$@\"", bytes / 512),
+                "sh",
+            ])
+            .arg(plain.get_program())
+            .args(plain.get_args())
+            .current_dir(self.root.path())
+            .stdin(Stdio::null());
+        for (name, value) in plain.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.output().unwrap()
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn files_that_may_not_grow_are_told_and_the_old_result_stays() {
+    let place = Place::with(&ratings(3000, 200));
+    succeeded(&place.run(RUN));
+    let files = place.hashes();
+    let refused = |output: &Output, word: &str| {
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{told}");
+        for word in [word, "too large", "help"] {
+            assert!(told.contains(word), "{word:?} is not in:\n{told}");
+        }
+        assert_eq!(files, place.hashes());
+        place.nothing_left();
+    };
+    let wide = ["run", "factor.toml", "--rank", "80"];
+    refused(&place.run_with_short_files(256 << 10, &wide), "U.npy");
+    // The block of this input, and what it is sorted by, are longer.
+    let anew = ["run", "factor.toml", "--cache", "cache"];
+    fs::remove_dir_all(place.path("cache")).unwrap();
+    refused(&place.run_with_short_files(256 << 10, &anew), "cache");
+}
+
+/// What is kept for another run is longer here than anything else.
+#[cfg(unix)]
+#[test]
+fn results_too_long_to_be_kept_only_end_the_keeping() {
+    let place = Place::with(&ratings(400, 300));
+    let narrow = "run factor.toml --rank 2 --oversample 60 --power-iterations 4";
+    let narrow: Vec<&str> = narrow.split(' ').collect();
+    succeeded(&place.run(&narrow));
+    let files = place.hashes();
+    let loud = [&narrow[..], &["-v"]].concat();
+    let output = place.run_with_short_files(16 << 10, &loud);
+    succeeded(&output);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("nothing more is kept"), "{told}");
+    assert_eq!(files, place.hashes());
+    assert_eq!(kept(&place), 0);
+}
+
+/// A disk that had room when the run began is filled by somebody else: what is kept for another run ends first, then the
+/// run. The old result stays, and with room again the run goes on where it was.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills_during_a_run() {
+    let place = Place::with(&ratings(900, 300));
+    fs::create_dir(place.path("small")).unwrap();
+    let script = r#"
+        mount -t tmpfs -o size=16m none small || exit 99
+        sums() { (cd small/factors && cat U.npy S.npy Vt.npy | cksum); }
+        "$@" || exit 98
+        before=$(sums)
+        "$@" --power-iterations 1000 &
+        run=$!
+        until ls small/cache/v1/spools/*/*.kept >/dev/null 2>&1; do
+            kill -0 $run || exit 97
+            sleep 0.02
+        done
+        dd if=/dev/zero of=small/filler bs=4096 2>/dev/null
+        wait $run
+        echo "code $?"
+        [ "$before" = "$(sums)" ] || echo "the old result has changed"
+        find small/factors small/cache/v1/tmp -mindepth 1 -name '.*'
+        rm small/filler
+        "$@" --power-iterations 1000
+        echo "code $?"
+    "#;
+    let output = Command::new("unshare")
+        .args([
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            "sh",
+        ])
+        .arg(env!("CARGO_BIN_EXE_svdjob"))
+        .args(["run", "factor.toml", "--cores", "1", "-v"])
+        .args(["--output", "small/factors", "--cache", "small/cache"])
+        .current_dir(place.root.path())
+        .env("XDG_CONFIG_HOME", place.path("config"))
+        .env_remove("SVDJOB_FARM_KEY")
+        .env_remove("RUST_LOG")
+        .output();
+    let output = match output {
+        Ok(output) if output.status.code() != Some(99) && output.status.code() != Some(1) => output,
+        Ok(output) => {
+            let why = String::from_utf8_lossy(&output.stderr);
+            return eprintln!(
+                "SKIPPED: no disk of its own here ({why}), a full one cannot be tried"
+            );
+        }
+        Err(why) => {
+            return eprintln!("SKIPPED: no unshare here ({why}), a full disk cannot be tried");
+        }
+    };
+    let (said, told) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    let lines: Vec<&str> = said.lines().filter(|l| !l.starts_with(' ')).collect();
+    let codes: Vec<&&str> = lines.iter().filter(|l| l.starts_with("code ")).collect();
+    assert_eq!(codes, [&"code 4", &"code 0"], "{said}{told}");
+    assert!(
+        !said.contains("has changed") && !said.contains("small/factors/."),
+        "{said}"
+    );
+    for words in [
+        "nothing more is kept for another run",
+        "full",
+        "resuming at",
+    ] {
+        assert!(told.contains(words), "{words:?} is not in:\n{told}");
+    }
+}
+
 #[test]
 fn a_damaged_cache_is_made_again() {
     let place = Place::usual();

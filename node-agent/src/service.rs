@@ -20,6 +20,7 @@ use shared::{
         greeting::{Busy, JobCard, LEASE_MS, NodeCard, Purpose, Refusal},
         link::{Called, Incoming, Taker, code, hear, is_about_keys, plain},
     },
+    platform,
 };
 use tokio::{runtime::Handle, sync::Notify, time::interval};
 
@@ -395,7 +396,10 @@ impl<W: Work> Service<W> {
             called.run(taker)
         };
         inputs.connect(outbox.clone());
-        let mut config = AgentConfig::new(self.offer.cores, self.offer.memory_bytes);
+        let memory = self.offer.memory_bytes;
+        let freed = platform::freed_worth_keeping(memory);
+        platform::keep_freed(freed as usize);
+        let mut config = AgentConfig::new(self.offer.cores, memory - freed);
         config.loads_max = IO_THREADS;
         config.heartbeat_us = Some(HEARTBEAT_US);
         config.disk_bytes = self.store.bytes_max();
@@ -432,7 +436,9 @@ impl<W: Work> Service<W> {
             .lock()
             .expect("no panic while it is held")
             .clear();
-        shared::platform::give_back_memory();
+        // Between jobs the machine is its user's.
+        platform::keep_freed(0);
+        platform::give_back_memory();
         // The outboxes are gone: what was in them is sent, then the coordinator hangs up, or its lease ends.
         let deadline = Instant::now() + DRAIN;
         while connection.close_reason().is_none() && Instant::now() < deadline {

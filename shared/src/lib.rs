@@ -10,6 +10,8 @@ compile_error!(
 );
 
 pub mod farm;
+#[cfg(test)]
+mod harm;
 pub mod linalg;
 pub mod machine;
 pub mod matrix;

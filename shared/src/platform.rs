@@ -182,6 +182,13 @@ pub fn keep_freed(bytes: usize) {
 }
 
 fn take_kept(len: usize) -> Option<Pages> {
+/// How much of a memory budget is worth letting stay for [`keep_freed`]: blocks of the few lengths that come and go, but no
+/// large share of a small budget.
+pub fn freed_worth_keeping(budget: u64) -> u64 {
+    const FREED_BYTES: u64 = 96 << 20;
+    (budget / 16).min(FREED_BYTES)
+}
+
     if len < KEPT_FROM || KEEP_BYTES.load(Ordering::Relaxed) < len {
         return None;
     }
@@ -240,6 +247,15 @@ pub fn return_large_allocations() {
 }
 
 /// Bytes of this process that are in memory now, where the system tells.
+/// Makes a file that may grow no more (`ulimit -f`) an error, where the system would end the process without a word.
+pub fn be_told_of_long_files() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: a signal that is ignored runs no code.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
 pub fn resident_bytes() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::lan::{Host, Lan, Process, Shape, Skip, program, programs_folder};
+use crate::lan::{Host, Lan, Process, Shape, Skip, program, programs_folder, sshd_installed};
 
 /// For what takes a second or two when all is well.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -235,6 +235,30 @@ impl Farm {
         };
         farm.put_job(farm.lan.ws(), job);
         Ok(farm)
+    }
+
+    /// A LAN with the SSH server on these hosts, where only the workstation has a key of the farm.
+    ///
+    /// # Errors
+    /// When there can be no LAN here, or no SSH in it.
+    pub fn over_ssh(shape: Shape, job: Job, servers: &[&str]) -> Result<Self, Skip> {
+        sshd_installed()?;
+        let farm = Self::without_keys(shape, job)?;
+        farm.make_key(farm.lan.ws());
+        for host in servers {
+            farm.lan.sshd(host, true)?;
+        }
+        Ok(farm)
+    }
+
+    /// `svdjob run` with nodes that it starts over SSH, on these hosts and no others.
+    pub fn run_over_ssh(&self, hosts: &[&str], flags: &[&str]) -> Process {
+        let hosts = hosts.iter().flat_map(|host| ["--ssh", host]);
+        let all: Vec<&str> = hosts
+            .chain(["--no-discover"])
+            .chain(flags.iter().copied())
+            .collect();
+        self.run(&all)
     }
 
     /// `svdjob farm init`.

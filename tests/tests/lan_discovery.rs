@@ -141,3 +141,30 @@ fn a_node_with_nothing_to_do_goes_when_told_so() {
     farm.ends_well(&farm.run(&[]));
     once.succeeds(SOON);
 }
+
+#[test]
+fn a_network_that_has_only_ipv6() {
+    let farm = lan_or_skip!(Farm::of(2, Job::SMALL));
+    for name in ["ws", "h1", "h2"] {
+        let (_, flush) = farm
+            .lan
+            .host(name)
+            .program("ip")
+            .args(["-4", "address", "flush", "dev", "eth0"])
+            .run(SOON);
+        flush.succeeds(SOON);
+    }
+    let _h1 = farm.node("h1");
+    let _h2 = farm.node_with("h2", &["--cores", "1", "--listen", "[fd77::12]:24745"]);
+    let named = ["--node", "[fd77::11]:24740", "--node", "[fd77::12]:24745"];
+    let flags = [&["--no-discover", "--at-least", "2"], &named[..]].concat();
+    farm.ends_well(&farm.run(&flags));
+    let list = farm.svdjob(
+        farm.lan.ws(),
+        &["nodes", "--no-discover", "--node", "[fd77::11]"],
+    );
+    list.succeeds(SOON);
+    assert!(list.stdout().contains("h1"), "{}", list.told());
+    // And by mDNS, which IPv6 has, too.
+    farm.ends_well(&farm.run(&["--at-least", "1"]));
+}

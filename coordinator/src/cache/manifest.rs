@@ -116,12 +116,21 @@ impl Manifest {
     /// `None` when it is not there or cannot be used.
     pub fn read(path: &Path) -> Option<Self> {
         let bytes = fs::read(path).ok()?;
-        let manifest: Self = rmp_serde::from_slice(&bytes).ok()?;
+        let (bytes, sum) = bytes.split_last_chunk()?;
+        if ContentHash::of(bytes).0 != *sum {
+            return None;
+        }
+        let manifest: Self = rmp_serde::from_slice(bytes).ok()?;
         (manifest.version == super::VERSION).then_some(manifest)
     }
 
+    /// MessagePack, and the hash of it: a bit that flips must not change a result.
     pub fn to_bytes(&self) -> Vec<u8> {
-        rmp_serde::to_vec_named(self).expect("a manifest holds nothing that cannot be written")
+        let mut bytes =
+            rmp_serde::to_vec_named(self).expect("a manifest holds nothing that cannot be written");
+        let sum = ContentHash::of(&bytes);
+        bytes.extend_from_slice(&sum.0);
+        bytes
     }
 
     pub fn read_sidecar(&self, path: &Path) -> Option<Sidecar> {
@@ -165,5 +174,76 @@ impl Sidecar {
             column_labels,
             column_squares,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use shared::matrix::{encode::Encoding, facts::BlockFacts};
+
+    use super::*;
+    use crate::{
+        harm::{harmed, largest_allocation},
+        ingest::Labels,
+    };
+
+    fn manifest() -> Manifest {
+        let source = SourceIdentity {
+            path: b"/data/ratings.csv".to_vec(),
+            size: 1000,
+            modified_ns: 5,
+            changed_ns: 6,
+            device: 7,
+            inode: 8,
+        };
+        let facts = MatrixFacts {
+            rows: 3,
+            columns: 2,
+            nnz: 4,
+            blocks: vec![BlockFacts {
+                hash: ContentHash([3; 32]),
+                first_row: 0,
+                rows: 3,
+                nnz: 4,
+                bytes: 512,
+            }],
+            encoding: Encoding::Coded(vec![0.5, 1.0]),
+            max_abs: 1.0,
+            column_squares: vec![1.0, 2.0],
+        };
+        Manifest::new(source, facts, false, 5).0
+    }
+
+    fn sidecar() -> Sidecar {
+        Sidecar {
+            row_labels: Labels::Numbers((0..9).map(|i| i << 40).collect()),
+            column_labels: Labels::Numbers((0..200).map(|i| 7 * i).collect()),
+            column_squares: vec![1.0; 200],
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_harmed_manifest_is_none(bytes in harmed(manifest().to_bytes())) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("x.mpk");
+            let whole = bytes == manifest().to_bytes();
+            fs::write(&path, &bytes).unwrap();
+            let (read, most) = largest_allocation(|| Manifest::read(&path));
+            prop_assert_eq!(read.is_some(), whole);
+            prop_assert!(most <= 1 << 20, "{} bytes at once", most);
+            // With a sum that is right, accidents reach the decoder.
+            let sum = ContentHash::of(&bytes);
+            fs::write(&path, [&bytes[..], &sum.0[..]].concat()).unwrap();
+            let (_, most) = largest_allocation(|| Manifest::read(&path));
+            prop_assert!(most <= 2 << 20, "{} bytes at once", most);
+        }
+
+        #[test]
+        fn a_harmed_sidecar_is_read_without_harm(bytes in harmed(sidecar().to_bytes())) {
+            let (_, most) = largest_allocation(|| Sidecar::from_bytes(&bytes));
+            prop_assert!(most <= 16 << 20, "{} bytes at once", most);
+        }
     }
 }

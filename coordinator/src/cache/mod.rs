@@ -411,8 +411,10 @@ fn cache_failure(verb: &str, path: &Path, e: &io::Error) -> Failure {
         path.display()
     ));
     match e.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => failure
-            .help("free some space, or name a directory on a larger disk as `resources.cache`"),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            failure
+                .help("free some space, or name a directory on a larger disk as `resources.cache`")
+        }
         _ => failure.help("name a directory that you may write to as `resources.cache`"),
     }
 }

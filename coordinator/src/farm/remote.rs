@@ -105,7 +105,9 @@ struct Roster {
     refused: BTreeMap<String, (Heard, String)>,
     searched: Searched,
     /// Hosts on which a node is being started.
-    launching: usize,
+    launching: Vec<String>,
+    /// When the last one was started.
+    started: Option<Instant>,
     /// What came of launches, to be told.
     lines: Vec<String>,
     /// What they hold ends when this is dropped.
@@ -156,7 +158,7 @@ impl Farm {
     /// Starts nodes on these hosts over SSH; they end with the farm.
     pub fn launch(&self, hosts: &[String], payload: Payload) {
         let Some(runtime) = &self.runtime else { return };
-        self.shared.roster().launching += hosts.len();
+        self.shared.roster().launching.extend_from_slice(hosts);
         let (shared, hosts, payload) =
             (Arc::clone(&self.shared), hosts.to_vec(), Arc::new(payload));
         runtime.spawn(async move {
@@ -185,13 +187,15 @@ impl Farm {
             }
             let living = roster.living();
             let enough = living >= at_least.max(1);
-            // A launch takes longer than an answer, and has bounds of its own.
-            let late = begun.elapsed() >= window && (enough || roster.launching == 0);
-            if (enough && roster.launching == 0) || late || stop.load(Ordering::Relaxed) {
+            // A launch takes longer than an answer, and has bounds of its own; who was started is called only then.
+            let launching = !roster.launching.is_empty();
+            let since = roster.started.map_or(begun, |started| started.max(begun));
+            let late = since.elapsed() >= window && (enough || !launching);
+            if (enough && !launching) || late || stop.load(Ordering::Relaxed) {
                 return living;
             }
             let wait = window
-                .saturating_sub(begun.elapsed())
+                .saturating_sub(since.elapsed())
                 .clamp(Duration::from_millis(1), STOP_POLL);
             roster = self
                 .shared
@@ -202,9 +206,20 @@ impl Farm {
         }
     }
 
+    /// What came of launches since it was last told: a line for each host.
+    pub fn news(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.roster().lines)
+    }
+
     /// The run has ended: nobody is called any more, and whoever goes now is not lost.
     pub fn close(&self) {
         self.shared.closing.store(true, Ordering::Relaxed);
+        let mut roster = self.shared.roster();
+        let late = std::mem::take(&mut roster.launching);
+        let late = late
+            .iter()
+            .map(|host| format!("{host}: no node was started before the job ended"));
+        roster.lines.extend(late);
     }
 
     /// What comes from the agents.
@@ -346,12 +361,19 @@ async fn launched(shared: &Arc<Shared>, host: String, result: Result<Launched, L
             addresses: found.map(Iterator::collect).unwrap_or_default(),
             ..Heard::default()
         };
-        shared.roster().launched.push(launched);
+        let mut roster = shared.roster();
+        roster.launched.push(launched);
+        roster.started = Some(Instant::now());
+        drop(roster);
         tokio::spawn(engage(Arc::clone(shared), heard));
     }
     let mut roster = shared.roster();
-    roster.launching -= 1;
-    roster.lines.push(line);
+    // It is there no more if the run has ended.
+    let place = roster.launching.iter().position(|h| *h == host);
+    if let Some(place) = place {
+        roster.launching.swap_remove(place);
+        roster.lines.push(line);
+    }
     drop(roster);
     shared.changed.notify_all();
 }

@@ -6,7 +6,7 @@
 
 use std::{
     borrow::Cow,
-    io::{self, Write},
+    io::{self, Read, Write},
 };
 
 use rustc_hash::FxHashMap;
@@ -353,7 +353,12 @@ impl Labels {
             Cow::Borrowed(bytes.split_off(..raw_len)?)
         } else {
             let squeezed = bytes.split_off(..squeezed_len)?;
-            Cow::Owned(zstd::bulk::decompress(squeezed, raw_len).ok()?)
+            // As it comes, and not what the length says, which may be anything.
+            let mut raw = Vec::new();
+            let reader = zstd::Decoder::with_buffer(squeezed).ok()?;
+            let beyond = (raw_len as u64).checked_add(1)?;
+            reader.take(beyond).read_to_end(&mut raw).ok()?;
+            Cow::Owned(raw)
         };
         let mut raw: &[u8] = &raw;
         let mut numbers = Vec::with_capacity(count.min(raw.len()));
@@ -399,4 +404,60 @@ fn take_number(bytes: &mut &[u8]) -> Option<u64> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::harm::{harmed, largest_allocation};
+
+    fn written(labels: &Labels) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        labels.write(&mut bytes);
+        bytes
+    }
+
+    fn texts() -> Labels {
+        let mut texts = Texts::default();
+        for user in 0..300 {
+            texts.push(format!("user number {user:05}").as_bytes());
+        }
+        Labels::Texts(texts)
+    }
+
+    fn numbers() -> Labels {
+        Labels::Numbers((0..300).map(|i| i * i).collect())
+    }
+
+    #[test]
+    fn labels_return_as_they_left() {
+        let none = Labels::Texts(Texts::default());
+        for labels in [texts(), numbers(), none, Labels::Numbers(Vec::new())] {
+            let bytes = written(&labels);
+            let mut rest = &bytes[..];
+            assert_eq!(Labels::read(&mut rest), Some(labels));
+            assert!(rest.is_empty());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn harmed_labels_are_read_without_harm(
+            texts in harmed(written(&texts())),
+            numbers in harmed(written(&numbers())),
+        ) {
+            for bytes in [texts, numbers] {
+                let (read, most) = largest_allocation(|| Labels::read(&mut &bytes[..]));
+                // What a few blocks of zstd can unfold to.
+                prop_assert!(most <= 16 << 20, "{} bytes at once", most);
+                if let Some(labels) = read {
+                    for index in 0..labels.len() {
+                        let _ = labels.bytes(index);
+                    }
+                }
+            }
+        }
+    }
 }

@@ -322,7 +322,52 @@ fn read_exact_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::harm::{harmed, largest_allocation};
+
+    fn valid(layout: Layout, precision: Precision) -> Vec<u8> {
+        let (count, width) = (5, if layout == Layout::Line { 1 } else { 3 });
+        let vectors = Vectors {
+            count,
+            width,
+            precision,
+            layout,
+        };
+        let mut bytes = vectors.header();
+        bytes.resize(vectors.file_bytes().unwrap() as usize, 1);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn a_harmed_file_is_refused_or_read_without_harm(
+            (bytes, other) in (
+                harmed(valid(Layout::Columns, Precision::F32)),
+                harmed(valid(Layout::Line, Precision::F64)),
+            ),
+        ) {
+            for bytes in [bytes, other] {
+                let (_directory, path, _file) = file();
+                std::fs::write(&path, &bytes).unwrap();
+                let (read, most) = largest_allocation(|| VectorReader::open(&path));
+                prop_assert!(most <= 1 << 17, "{} bytes at once", most);
+                match read {
+                    Ok(reader) if reader.vectors().width > 0 && reader.vectors().count > 0 => {
+                        let Vectors { count, width, .. } = reader.vectors();
+                        let mut into = vec![0.0; usize::try_from(width).unwrap()];
+                        reader.read(count - 1, &mut into).unwrap();
+                    }
+                    Ok(_) => {}
+                    Err(why) => prop_assert!(matches!(
+                        why.kind(),
+                        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                    )),
+                }
+            }
+        }
+    }
 
     fn file() -> (tempfile::TempDir, std::path::PathBuf, File) {
         let directory = tempfile::tempdir().unwrap();

@@ -347,6 +347,9 @@ fn cannot(path: &Path, what: &str, error: &io::Error) -> Failure {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => failure
             .help("choose another directory: [output] directory in the job file, or --output"),
         io::ErrorKind::NotADirectory => failure.help("a part of the path is a file"),
+        io::ErrorKind::FileTooLarge => failure.help(
+            "neither the file system nor `ulimit -f` may bound files so tightly; --output chooses another directory",
+        ),
         _ => failure,
     }
 }

@@ -97,8 +97,9 @@ pub fn gather(
                 "a node that was itself started over SSH cannot lend the farm's key; run this where the key is",
             )
         })?;
-        // The end of its stdin ends a node, but a cable that was cut brings none: then it goes some time after its lease.
-        let arguments = ["--no-advertise", "--exit-when-idle", "60"];
+        // The end of its stdin ends a node, but a cable that was cut brings none: then it goes some time after its lease. To
+        // wait for longer would help nobody: SSH gives up after 15 s, and with it ends the node's stdin when it is healed.
+        let arguments = ["--no-advertise", "--exit-when-idle", "20"];
         let payload = Payload::gather(&key, arguments.map(str::to_owned).to_vec())?;
         farm.launch(&wish.ssh, payload);
     }

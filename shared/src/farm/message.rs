@@ -249,7 +249,200 @@ pub struct Fetch {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fmt::Debug;
+
+    use proptest::prelude::*;
+    use serde::de::DeserializeOwned;
+
+    use super::{
+        super::frame::{control_frame, decode_control},
+        *,
+    };
+    use crate::{
+        harm::{harmed, largest_allocation},
+        svd::SvdWork,
+    };
+
+    const THIS: Try = Try {
+        task: TaskId(7),
+        attempt: Attempt(2),
+    };
+
+    fn to_agent() -> Vec<ToAgent<SvdWork>> {
+        let hash = ContentHash([200; 32]);
+        let accumulator = Accumulator {
+            parts: vec![vec![4096, 4096, 17]; 3],
+            contributions: 13,
+        };
+        let need = |name| Need {
+            name,
+            bytes: 1 << 22,
+            again: Some(TaskId(LATER)),
+            holders: vec![AgentId(1), AgentId::COORDINATOR],
+        };
+        let chunk = Name::Chunk {
+            accumulator: AccumulatorId(1),
+            part: 2,
+            chunk: 3,
+        };
+        let range = Name::Result {
+            task: TaskId(8),
+            range: Some((5, 500)),
+        };
+        let assignment = |output| Assignment {
+            this: THIS,
+            work: SvdWork::Combine {
+                width: 60,
+                heights: vec![60, 60, 12],
+            },
+            needs: [Name::Input(hash), chunk, range].map(need).to_vec(),
+            output,
+            width: 1,
+            deliver: true,
+        };
+        let fold = Output::Fold {
+            accumulator: AccumulatorId(0),
+            parts: (0, 3),
+            contribution: 12,
+        };
+        vec![
+            ToAgent::Begin {
+                you: AgentId(4),
+                protocol: 2,
+                plan: hash,
+                accumulators: vec![accumulator.clone(); 2],
+                inputs: vec![hash; 5],
+                open_bytes: 1 << 30,
+            },
+            ToAgent::Grow {
+                accumulators: vec![accumulator],
+            },
+            ToAgent::Peers(vec![
+                Peer {
+                    agent: AgentId(1),
+                    address: "10.77.0.11:24740".parse().unwrap(),
+                },
+                Peer {
+                    agent: AgentId(2),
+                    address: "[fd77::12]:24749".parse().unwrap(),
+                },
+            ]),
+            ToAgent::Ping,
+            ToAgent::Reset,
+            ToAgent::Refuse {
+                understood: PROTOCOL,
+            },
+            ToAgent::Assign(vec![
+                assignment(Output::Block { bytes: 9 }),
+                assignment(fold),
+            ]),
+            ToAgent::Recall(vec![THIS; 9]),
+            ToAgent::Drop {
+                results: vec![TaskId(u32::MAX); 7],
+                accumulators: vec![AccumulatorId(0)],
+            },
+            ToAgent::Delivered(vec![TaskId(1)]),
+            ToAgent::End,
+        ]
+    }
+
+    fn from_agent() -> Vec<FromAgent> {
+        let input = InputError {
+            hash: ContentHash([1; 32]),
+            kind: InputErrorKind::Corrupt,
+            why: "its hash differs".into(),
+        };
+        let done = Done {
+            this: THIS,
+            bytes: 1 << 33,
+            took_us: 77,
+        };
+        let works = [
+            WorkError::BadInput("short".into()),
+            WorkError::OutOfMemory { bytes: u64::MAX },
+            WorkError::Numbers("infinite".into()),
+            WorkError::Panic("oh".into()),
+        ];
+        let causes = works
+            .map(Cause::Work)
+            .into_iter()
+            .chain([Cause::Input(input)]);
+        let mut all = vec![
+            FromAgent::Hello(Hello {
+                protocol: PROTOCOL,
+                cores: 8,
+                memory_bytes: 1 << 34,
+                disk_bytes: 1 << 36,
+                isa: "AVX-512".into(),
+            }),
+            FromAgent::Have((0..300).collect()),
+            FromAgent::Done {
+                done: vec![done; 20],
+                status: Status::default(),
+            },
+            FromAgent::Returned(vec![THIS; 3]),
+            FromAgent::Heartbeat(Status {
+                loaded_bytes: u64::MAX,
+                ..Status::default()
+            }),
+            FromAgent::Unreachable(AgentId(9)),
+            FromAgent::Fetch(Fetch {
+                request: 1,
+                name: Name::result(TaskId(3)),
+            }),
+        ];
+        all.extend(causes.map(|cause| FromAgent::Failed { this: THIS, cause }));
+        all
+    }
+
+    fn encoded<T: Serialize>(messages: Vec<T>) -> impl Strategy<Value = Vec<u8>> {
+        let all: Vec<Vec<u8>> = messages
+            .iter()
+            .map(|message| rmp_serde::to_vec(message).unwrap())
+            .collect();
+        prop::sample::select(all).prop_flat_map(harmed)
+    }
+
+    fn read<T: DeserializeOwned + Debug>(body: &[u8]) -> Result<(), TestCaseError> {
+        let frame = control_frame(body);
+        let (read, most) = largest_allocation(|| decode_control::<T>(&frame));
+        // A list that says how long it is gets a mebibyte ahead of what has come, and no more.
+        let bound = (1 << 20) + 64 * body.len();
+        prop_assert!(most <= bound, "{} bytes at once", most);
+        if let Err(why) = read {
+            prop_assert!(!why.to_string().is_empty());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn messages_return_as_they_left() {
+        for message in to_agent() {
+            let bytes = rmp_serde::to_vec(&message).unwrap();
+            let read: ToAgent<SvdWork> = decode_control(&control_frame(&bytes)).unwrap();
+            assert_eq!(read, message);
+        }
+        for message in from_agent() {
+            let bytes = rmp_serde::to_vec(&message).unwrap();
+            let read: FromAgent = decode_control(&control_frame(&bytes)).unwrap();
+            assert_eq!(read, message);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+        #[test]
+        fn harmed_messages_are_read_without_harm(
+            down in encoded(to_agent()),
+            up in encoded(from_agent()),
+        ) {
+            read::<ToAgent<SvdWork>>(&down)?;
+            read::<FromAgent>(&up)?;
+            // Each in the wrong direction.
+            read::<FromAgent>(&down)?;
+            read::<ToAgent<SvdWork>>(&up)?;
+        }
+    }
 
     #[test]
     fn protocols_meet_at_the_newest_common_version() {

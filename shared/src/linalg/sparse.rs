@@ -751,6 +751,53 @@ mod tests {
         }
     }
 
+    /// The bytes of a block that says of itself what it is as long as it is.
+    fn harmed_block(encoding: Encoding) -> impl Strategy<Value = Vec<u8>> {
+        let good = encoded(&csr(30, 20, 50, 6), &encoding);
+        crate::harm::harmed(good.as_slice().to_vec()).prop_map(|mut bytes| {
+            let len = bytes.len() as u64;
+            if let Some(says) = bytes.get_mut(40..48) {
+                says.copy_from_slice(&len.to_le_bytes());
+            }
+            bytes
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+        #[test]
+        fn a_harmed_block_is_refused_or_computed_with_and_nothing_worse(
+            bytes in prop::sample::select(encodings().to_vec()).prop_flat_map(harmed_block),
+        ) {
+            let bytes = Bytes::copy_from(&bytes).unwrap();
+            let block = match RowBlock::parse(bytes) {
+                Ok(block) => block,
+                Err(why) => {
+                    prop_assert!(!why.to_string().is_empty());
+                    return Ok(());
+                }
+            };
+            let _ = block.entries().count();
+            // Whoever computes with it has asked it for these.
+            if block.rows() > 100 || block.columns() > 100 {
+                return Ok(());
+            }
+            let x = panel::<f32>(block.columns(), 8, 1);
+            let shifts = vec![3i16; block.columns()];
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+                let _ = std::panic::catch_unwind(|| {
+                    let mut y = vec![0f32; block.rows() * 8];
+                    multiply_on(isa, &block, 1.0, &x, 8, &mut y);
+                });
+                let _ = std::panic::catch_unwind(|| {
+                    let mut z = vec![0i64; block.columns() * 8];
+                    let shifts = Shifts { of_columns: &shifts, extra: 0 };
+                    gram_fold_on(isa, &block, 1.0, &x, 8, shifts, &mut z);
+                });
+            }
+        }
+    }
+
     #[test]
     fn a_block_with_wrong_columns_panics_and_nothing_worse() {
         let matrix = csr(30, 20, 50, 6);

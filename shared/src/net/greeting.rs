@@ -118,3 +118,125 @@ pub enum Refusal {
     #[error("it has too many connections already")]
     TooMany,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use proptest::prelude::*;
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::{
+        farm::{
+            frame::{control_frame, decode_control},
+            message::PROTOCOL,
+        },
+        harm::{harmed, largest_allocation},
+    };
+
+    fn job() -> JobCard {
+        JobCard {
+            plan: ContentHash([9; 32]),
+            title: "films".into(),
+            user: "alice".into(),
+            host: "ws".into(),
+            run: 1 << 60,
+            alone: true,
+        }
+    }
+
+    fn greetings() -> Vec<Greeting> {
+        let peer = Purpose::Peer {
+            plan: ContentHash([9; 32]),
+            from: AgentId(3),
+        };
+        [Purpose::Status, Purpose::Job(job()), peer]
+            .into_iter()
+            .map(|purpose| Greeting {
+                protocol: PROTOCOL,
+                release: "0.1.0".into(),
+                purpose,
+            })
+            .collect()
+    }
+
+    fn replies() -> Vec<Reply> {
+        let busy = Busy {
+            job: job(),
+            lease_ms: 12_000,
+        };
+        let card = NodeCard {
+            id: u64::MAX,
+            host: "h1".into(),
+            release: "0.1.0".into(),
+            protocol: PROTOCOL,
+            isa: "AVX2".into(),
+            cores: 8,
+            memory_bytes: 1 << 40,
+            load: 0.5,
+            cached_blocks: 3,
+            cached_bytes: 4,
+            cache_bytes_max: 5,
+            busy: Some(busy.clone()),
+        };
+        let refusals = [
+            Refusal::Protocol {
+                release: "0.2.0".into(),
+                understood: PROTOCOL,
+            },
+            Refusal::Busy(Box::new(busy)),
+            Refusal::Stopping,
+            Refusal::OtherJob,
+            Refusal::TooMany,
+        ];
+        let refused = refusals.into_iter().map(Reply::Refused);
+        std::iter::once(Reply::Welcome(Box::new(card)))
+            .chain(refused)
+            .collect()
+    }
+
+    fn encoded<T: Serialize>(words: Vec<T>) -> impl Strategy<Value = Vec<u8>> {
+        let encode = |words: &T| rmp_serde::to_vec_named(words).unwrap();
+        let all: Vec<Vec<u8>> = words.iter().map(encode).collect();
+        prop::sample::select(all).prop_flat_map(harmed)
+    }
+
+    fn heard<T: DeserializeOwned + Debug>(body: &[u8]) -> Result<(), TestCaseError> {
+        let frame = control_frame(body);
+        let (read, most) = largest_allocation(|| decode_control::<T>(&frame));
+        prop_assert!(most <= 64 << 10, "{} bytes at once", most);
+        if let Err(why) = read {
+            prop_assert!(!why.to_string().is_empty());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn first_words_return_as_they_left() {
+        for words in greetings() {
+            let bytes = rmp_serde::to_vec_named(&words).unwrap();
+            let read: Greeting = decode_control(&control_frame(&bytes)).unwrap();
+            assert_eq!(read, words);
+        }
+        for words in replies() {
+            let bytes = rmp_serde::to_vec_named(&words).unwrap();
+            let read: Reply = decode_control(&control_frame(&bytes)).unwrap();
+            assert_eq!(read, words);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn harmed_first_words_are_heard_without_harm(
+            greeting in encoded(greetings()),
+            reply in encoded(replies()),
+        ) {
+            heard::<Greeting>(&greeting)?;
+            heard::<Reply>(&reply)?;
+            // Each in place of the other.
+            heard::<Reply>(&greeting)?;
+            heard::<Greeting>(&reply)?;
+        }
+    }
+}

@@ -201,7 +201,8 @@ impl FarmKey {
         self.lend_until(SystemTime::now() + DAY * days)
     }
 
-    pub(crate) fn lend_until(&self, end: SystemTime) -> Result<String, KeyErrorKind> {
+    /// The same, good until then.
+    pub fn lend_until(&self, end: SystemTime) -> Result<String, KeyErrorKind> {
         let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned()])?;
         // The clock of the other machine may be behind.
         params.not_before = (SystemTime::now() - DAY).into();
@@ -378,7 +379,43 @@ pub fn find(flag: Option<&Path>) -> Result<Option<Identity>, KeyError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::harm::{harmed, largest_allocation};
+
+    static KEY: LazyLock<FarmKey> = LazyLock::new(|| FarmKey::create().unwrap());
+    static LENT: LazyLock<String> = LazyLock::new(|| KEY.lend(1).unwrap());
+
+    proptest! {
+        #[test]
+        fn a_harmed_key_is_refused_in_words_or_makes_an_identity(
+            texts in (
+                harmed(KEY.pem().into_bytes()),
+                harmed(LENT.clone().into_bytes()),
+            ),
+        ) {
+            for text in [texts.0, texts.1] {
+                let text = String::from_utf8_lossy(&text);
+                let (read, most) = largest_allocation(|| {
+                    (Identity::from_pem(&text), FarmKey::from_pem(&text))
+                });
+                prop_assert!(most <= 1 << 20, "{} bytes at once", most);
+                match read.0 {
+                    // A byte in the middle of a certificate shows when it is used.
+                    Ok(identity) => {
+                        let _ = (identity.server(), identity.client(), identity.fingerprint());
+                    }
+                    Err(why) => prop_assert!(!why.to_string().is_empty()),
+                }
+                if let Err(why) = read.1 {
+                    prop_assert!(!why.to_string().is_empty());
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_fingerprint_returns_as_it_was_written() {

@@ -156,7 +156,14 @@ fn host(birth: &Birth) -> Told<()> {
         .filter(|path| path.starts_with("/tmp") || path.starts_with("/run"))
         .filter_map(|path| Some((path, File::open(path).ok()?)))
         .collect();
-    for file in ["hosts", "hostname", "machine-id", "resolv.conf"] {
+    for file in [
+        "hosts",
+        "hostname",
+        "machine-id",
+        "resolv.conf",
+        "passwd",
+        "group",
+    ] {
         let own = birth.folder.join("etc").join(file);
         let shown = Path::new("/etc").join(file);
         if own.exists() && shown.exists() {

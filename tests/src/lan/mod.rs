@@ -19,6 +19,7 @@
 
 pub mod agent;
 mod process;
+mod sshd;
 mod system;
 mod wire;
 mod words;
@@ -43,6 +44,7 @@ use std::{
 use self::words::{Answer, Birth, Order, Program, What};
 pub use self::{
     process::{Exit, Process},
+    sshd::{USER, installed as sshd_installed},
     words::Wire,
 };
 
@@ -572,6 +574,9 @@ impl Host {
         put("etc/hostname", &format!("{}\n", self.name));
         put("etc/machine-id", &format!("{:032x}\n", number + 1));
         put("etc/resolv.conf", "");
+        let (users, groups) = sshd::accounts(&self.home());
+        put("etc/passwd", &users);
+        put("etc/group", &groups);
         for folder in ["home", "out", "run"] {
             let path = self.folder.join(folder);
             fs::create_dir_all(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
@@ -631,6 +636,16 @@ impl Host {
         let (path, text) = (path.into(), text.to_owned());
         self.wiring.ask(&self.name, What::Write { path, text })?;
         Ok(())
+    }
+
+    /// How many processes whose names begin so are alive here.
+    pub fn running(&self, name: &str) -> usize {
+        let (_, list) = self
+            .program("sh")
+            .args(["-c", "cat /proc/[0-9]*/comm"])
+            .run(PATIENCE);
+        let list = list.stdout();
+        list.lines().filter(|line| line.starts_with(name)).count()
     }
 
     /// A disk of this size, gone with the host. The test itself does not see what is on it.
