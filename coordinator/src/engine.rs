@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -61,19 +62,17 @@ pub struct Place<'a> {
     pub spool: Option<Arc<Spool>>,
 }
 
-/// The plan's own input beside the row blocks.
-struct WithShifts {
+/// The plan's own inputs beside the row blocks.
+struct WithMade {
     blocks: Arc<dyn Inputs>,
-    hash: ContentHash,
-    shifts: Bytes,
+    made: HashMap<ContentHash, Bytes>,
 }
 
-impl Inputs for WithShifts {
+impl Inputs for WithMade {
     fn load(&self, hash: &ContentHash) -> Result<Bytes, InputError> {
-        if *hash == self.hash {
-            Ok(self.shifts.clone())
-        } else {
-            self.blocks.load(hash)
+        match self.made.get(hash) {
+            Some(bytes) => Ok(bytes.clone()),
+            None => self.blocks.load(hash),
         }
     }
 }
@@ -90,10 +89,9 @@ pub fn factor(
     progress: &mut dyn FnMut(&Progress, &[Mark]),
     stop: &AtomicBool,
 ) -> Result<(Quality, RunReport), EngineError> {
-    let inputs = Arc::new(WithShifts {
+    let inputs = Arc::new(WithMade {
         blocks,
-        hash: ContentHash::of(plan.shifts().as_slice()),
-        shifts: plan.shifts().clone(),
+        made: plan.made(),
     });
     // Both closures look at it, one after the other.
     let collector = RefCell::new(Collector::new(plan, transposed, sink));

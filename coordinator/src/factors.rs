@@ -188,7 +188,7 @@ impl<'a> Collector<'a> {
                 let asked = self.plan.asked(&sigma, self.wanted().rank);
                 self.requested = self.plan.requested(asked);
                 let asked = asked as usize;
-                let rank = significant(&sigma, asked, reads_in.roundoff(), self.plan.frobenius());
+                let rank = significant(&sigma, asked, reads_in.roundoff(), self.plan.bulk());
                 let after = sigma[asked.min(sigma.len())..].to_vec();
                 self.sigma = Some((sigma[..rank].to_vec(), after));
                 self.sink.begin(rank)?;

@@ -1,6 +1,7 @@
 //! The job: from `factor.toml` to a plan, from the plan to a schedule, from the schedule to factors.
 
 pub mod cache;
+pub mod centring;
 pub mod cli;
 pub mod engine;
 pub mod factors;

@@ -1,17 +1,22 @@
 //! The library's front door: a sparse matrix in memory in, factors in memory out.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicBool};
 
 use ndarray::{Array1, Array2};
-use shared::{farm::bytes::Bytes, matrix::facts::MatrixFacts, svd::Precision};
+use shared::{
+    farm::{bytes::Bytes, ids::ContentHash},
+    matrix::facts::MatrixFacts,
+    svd::Precision,
+};
 use sprs::CsMatView;
 
 use crate::{
+    centring::{self, Centred, Centring},
     engine::{self, EngineError, Hands, Place, Workers},
     factors::{Quality, Sink},
     failure::Failure,
-    job::resolved::{Accuracy, Center, FactorSpec, Scale, ToleranceKind, Which, word},
-    memory::blocks_of,
+    job::resolved::{Accuracy, Center, FactorSpec, ToleranceKind, Which, word},
+    memory::{MemoryBlocks, blocks_of},
     output::certificate::Certificate,
     plan::{self, Plan},
 };
@@ -28,6 +33,8 @@ pub struct Svd {
     /// sqrt(||A v - s u||^2 + ||A^T u - s v||^2) / s of each triplet.
     pub residuals: Vec<f64>,
     pub certificate: Certificate,
+    /// What was subtracted and divided by first, if anything: the factors are those of what that leaves.
+    pub centring: Option<Centring>,
     /// Hash of U, S, V^T as they were computed: equal for equal bits.
     pub hash: [u8; 32],
 }
@@ -47,13 +54,8 @@ pub fn check(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
     if factor.which != Which::Usv {
         return Err(not_yet("which", word(&Which::WORDS, factor.which)));
     }
-    if factor.center != Center::None {
-        return Err(not_yet("center", word(&Center::WORDS, factor.center)));
-    }
-    if factor.scale != Scale::None {
-        return Err(not_yet("scale", word(&Scale::WORDS, factor.scale)));
-    }
     plan::check_rank(facts, factor)?;
+    plan::check_blur(facts, factor)?;
     let largest = facts.max_abs;
     if largest > 0.0 && !(ENTRY_MIN..=ENTRY_MAX).contains(&largest) {
         return Err(Failure::data(format!(
@@ -83,7 +85,20 @@ pub fn certificate(
     let errors = plan::in_kind(kind, &quality.residuals(), &sigma);
     let worst = errors.iter().copied().fold(0.0, f64::max);
     let squares = facts.frobenius_squared();
-    Certificate::new(quality, tolerance, worst, squares, transposed)
+    let certificate = Certificate::new(quality, tolerance, worst, squares, transposed);
+    match factor.center {
+        Center::Columns => certificate.with_variance(if transposed {
+            facts.columns
+        } else {
+            facts.rows
+        }),
+        Center::None
+        | Center::Rows
+        | Center::Both
+        | Center::ObservedColumns
+        | Center::ObservedRows
+        | Center::ObservedBoth => certificate,
+    }
 }
 
 /// Factors a matrix in memory.
@@ -99,9 +114,16 @@ pub fn svd(matrix: CsMatView<'_, f64>, factor: &FactorSpec, hands: &Hands) -> Re
     } else {
         matrix.to_csr()
     };
-    let (facts, blocks) = blocks_of(rows_first.view())?;
+    let (mut facts, mut blocks) = blocks_of(rows_first.view())?;
     drop(rows_first);
     check(&facts, factor)?;
+    let mut centring = None;
+    if centring::is_wanted(factor) {
+        let done = centred(&facts, &mut blocks, transposed, factor, hands)?;
+        facts = done.facts;
+        centring = Some(done.centring);
+        check(&facts, factor)?;
+    }
     let plan = Plan::new(&facts, factor).map_err(|why| Failure::resources(why.to_string()))?;
     let mut sink = InMemory {
         precision: plan.method.precision(),
@@ -121,12 +143,44 @@ pub fn svd(matrix: CsMatView<'_, f64>, factor: &FactorSpec, hands: &Hands) -> Re
         &mut |_, _| {},
         &AtomicBool::new(false),
     )
-    .map_err(|error| match error {
+    .map_err(in_memory)?;
+    let certificate = certificate(&quality, factor, &facts, transposed);
+    let mut svd = sink.into_svd(quality, certificate, transposed);
+    svd.centring = centring;
+    Ok(svd)
+}
+
+fn centred(
+    facts: &MatrixFacts,
+    blocks: &mut MemoryBlocks,
+    transposed: bool,
+    factor: &FactorSpec,
+    hands: &Hands,
+) -> Result<Centred, Failure> {
+    let made = Mutex::new(MemoryBlocks::default());
+    let keep = |bytes: Bytes| {
+        let hash = ContentHash::of(bytes.as_slice());
+        let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.insert(hash, bytes);
+        Ok(hash)
+    };
+    let bench = centring::Bench {
+        source: &*blocks,
+        keep: &keep,
+        threads: hands.agents.iter().map(|agent| agent.0).sum(),
+        stop: &AtomicBool::new(false),
+    };
+    let done =
+        centring::centred(facts, transposed, factor, &bench, &mut |_, _| {}).map_err(in_memory)?;
+    blocks.extend(made.into_inner().unwrap_or_else(PoisonError::into_inner));
+    Ok(done)
+}
+
+fn in_memory(error: EngineError) -> Failure {
+    match error {
         EngineError::Failed(failure) => failure,
         EngineError::Block(why) => Failure::bug(why.to_string()),
-    })?;
-    let certificate = certificate(&quality, factor, &facts, transposed);
-    Ok(sink.into_svd(quality, certificate, transposed))
+    }
 }
 
 struct InMemory {
@@ -211,6 +265,7 @@ impl InMemory {
             s: quality.sigma.into(),
             vt: v.reversed_axes(),
             certificate,
+            centring: None,
             hash: *hash.finalize().as_bytes(),
         }
     }

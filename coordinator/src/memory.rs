@@ -65,6 +65,7 @@ pub fn blocks_of(matrix: CsMatView<'_, f64>) -> Result<(MatrixFacts, MemoryBlock
         encoding,
         max_abs,
         column_squares: vec![0.0; columns],
+        view: None,
     };
     let mut blocks = MemoryBlocks::default();
     let mut cutter = Cutter::default();

@@ -1,5 +1,6 @@
 //! The run itself: input to blocks, blocks to factors, factors to files.
 
+mod centred;
 mod farm;
 mod files;
 mod inputs;
@@ -44,7 +45,7 @@ use crate::{
         nearest,
         numbers::count,
         progress::{Event, Observer, Pass, Stage, Unit},
-        summary::{Orthogonality, Phase, Rank, Summary, peak_memory},
+        summary::{Centred, Orthogonality, Phase, Rank, Summary, peak_memory},
     },
     scheduler::{Scheduler, SchedulerConfig},
     spool::Spool,
@@ -87,14 +88,18 @@ pub fn run(
             fresh,
             allow_transpose: true,
         };
-        let ingested = ingested(&job.matrix, &job.resources, reading, observer, stop)?;
+        let ingested = ingested(&job.matrix, &job.resources, &reading, observer, stop)?;
         let blocks = ingested.inputs.clone();
         let keeping = Keeping {
             spools: cache.spools(),
             forget: options.fresh && attempt == 0,
         };
         let repeat = options.repeat.as_ref();
-        match factored(job, ingested, repeat, staging, &keeping, observer, stop)? {
+        let ended = match centred::centred(job, ingested, &reading, observer, stop) {
+            Ok(ingested) => factored(job, ingested, repeat, staging, &keeping, observer, stop)?,
+            Err(error) => Ended::broken(error)?,
+        };
+        match ended {
             Ended::Done(mut summary) => {
                 summary.seconds = started.elapsed().as_secs_f64();
                 summary.peak_memory = peak_memory();
@@ -132,7 +137,7 @@ pub(crate) struct Reading<'a> {
 pub(crate) fn ingested(
     matrix: &MatrixSpec,
     resources: &Resources,
-    reading: Reading<'_>,
+    reading: &Reading<'_>,
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Ingested, Failure> {
@@ -199,6 +204,18 @@ enum Ended {
     Damaged(String),
 }
 
+impl Ended {
+    fn broken(error: EngineError) -> Result<Self, Failure> {
+        match error {
+            EngineError::Failed(failure) => Err(failure),
+            EngineError::Block(why) if inputs::is_cured_by_ingest(&why) => {
+                Ok(Self::Damaged(why.to_string()))
+            }
+            EngineError::Block(why) => Err(Failure::resources(why.to_string())),
+        }
+    }
+}
+
 fn factored(
     job: &Job,
     ingested: Ingested,
@@ -254,13 +271,12 @@ fn factored(
     stages.notes(farm.as_ref().map_or_else(Vec::new, Farm::news));
     let (quality, report) = match ran {
         Ok(done) => done,
-        Err(EngineError::Failed(failure)) => return Err(failure),
-        Err(EngineError::Block(why)) if inputs::is_cured_by_ingest(&why) => {
-            return Ok(Ended::Damaged(why.to_string()));
-        }
-        Err(EngineError::Block(why)) => return Err(Failure::resources(why.to_string())),
+        Err(error) => return Ended::broken(error),
     };
     files.finish(&quality)?;
+    if let Some(uncentred) = &ingested.centred {
+        files::write_centring(&mut staging, &uncentred.centring)?;
+    }
 
     let (users_rows, users_columns) = if ingested.transposed {
         (&ingested.column_labels, &ingested.row_labels)
@@ -285,8 +301,14 @@ fn factored(
     summary.resumed = resumed;
     summary.warnings.extend(planned.remarks.iter().cloned());
     if !job.report.nearest.is_empty() {
-        let counts = inputs::column_counts(blocks.as_ref(), facts, ingested.transposed)
-            .map_err(|why| Failure::resources(why.to_string()))?;
+        let counts = match &ingested.centred {
+            Some(uncentred) => {
+                let blocks = FromCache(uncentred.inputs.clone());
+                inputs::column_counts(&blocks, &uncentred.facts, ingested.transposed)
+            }
+            None => inputs::column_counts(blocks.as_ref(), facts, ingested.transposed),
+        };
+        let counts = counts.map_err(|why| Failure::resources(why.to_string()))?;
         let (found, warnings) = nearest::report(
             &job.report,
             &staging.path(""),
@@ -439,6 +461,10 @@ fn summary(
         ingest_reused: ingested.reused,
         directory: job.directory.clone(),
         certificate: Some(certificate),
+        centring: ingested
+            .centred
+            .as_ref()
+            .map(|uncentred| Centred::of(&uncentred.centring)),
         ..Summary::default()
     }
 }

@@ -1,8 +1,10 @@
 //! New rows in terms of factors that are there: scores A V, or rows of U, A V / s.
 //!
 //! A row's scores are summed in `f64` in the order of the model's columns, so they depend on that row's entries alone: not
-//! on the order of lines, not on the other rows of the input, not on cores or memory.
+//! on the order of lines, not on the other rows of the input, not on cores or memory. Where the model was made of a centred
+//! or scaled matrix, new rows are treated alike.
 
+mod centring;
 mod model;
 
 use std::{
@@ -21,8 +23,8 @@ use shared::{
     size,
 };
 
-use self::model::Mapped;
 pub use self::model::Model;
+use self::{centring::Shift, model::Mapped};
 use crate::{
     cache::{Cache, LoadError},
     failure::Failure,
@@ -130,7 +132,7 @@ pub fn transform(
         let ingested = run::ingested(
             &wish.matrix,
             &wish.resources,
-            run::Reading {
+            &run::Reading {
                 cache: &cache,
                 fresh,
                 allow_transpose: false,
@@ -195,6 +197,10 @@ fn projected(
         },
         rank: model.rank() as usize,
         slots: mapped.slots(),
+        shift: match model.centring() {
+            None => None,
+            Some(centring) => Some(Shift::new(model, centring, &mapped)?),
+        },
     };
     let writer = staging.vectors(
         SCORES,
@@ -352,6 +358,7 @@ struct Basis<'a> {
     rank: usize,
     /// Row of `v` of each column of the input.
     slots: &'a [Option<u32>],
+    shift: Option<Shift>,
 }
 
 enum Stopped {
@@ -442,11 +449,16 @@ fn project(
             }
             // Columns of the input are in the order of its own labels, which others of them may change.
             terms.sort_unstable_by_key(|term| term.0);
+            let shift = basis.shift.as_ref();
+            let mean = shift.map_or(0.0, |shift| shift.entries(&mut terms));
             for &(slot, value) in &terms {
                 let at = slot as usize * basis.rank;
                 for (score, v) in scores.iter_mut().zip(&basis.v[at..at + basis.rank]) {
                     *score += value * v;
                 }
+            }
+            if let Some(shift) = shift {
+                shift.absent(mean, scores);
             }
             for (score, sigma) in scores.iter_mut().zip(basis.divisors.unwrap_or(&[])) {
                 *score /= sigma;

@@ -400,7 +400,7 @@ fn factors_that_are_not_wanted() {
 }
 
 #[test]
-fn centring_is_said_in_words_and_not_done() {
+fn centring_is_said_in_words() {
     let place = Place::usual();
     for (flags, said) in [
         (&[][..], "none"),
@@ -415,26 +415,16 @@ fn centring_is_said_in_words_and_not_done() {
     ] {
         assert_eq!(checked(&place, flags, "Centring"), said);
     }
-    place.fails(
-        &[RUN, &["--center", "columns"]].concat(),
-        2,
-        &["center = \"columns\" is not possible yet"],
-    );
 }
 
 #[test]
-fn scaling_is_said_in_words_and_not_done() {
+fn scaling_is_said_in_words() {
     let place = Place::usual();
     assert_eq!(checked(&place, &[], "Scaling"), "none");
     let scaled = ["--scale", "columns"];
     assert_eq!(
         checked(&place, &scaled, "Scaling"),
         "columns to unit variance"
-    );
-    place.fails(
-        &[RUN, &scaled].concat(),
-        2,
-        &["scale = \"columns\" is not possible yet"],
     );
     place.fails(
         &[RUN, &["--scale", "rows"]].concat(),

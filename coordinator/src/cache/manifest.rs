@@ -5,10 +5,16 @@ use std::{fs, io, path::Path, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use shared::{
     farm::ids::ContentHash,
-    matrix::{block, facts::MatrixFacts},
+    matrix::{
+        block,
+        facts::{MatrixFacts, View},
+    },
 };
 
-use crate::ingest::Labels;
+use crate::{
+    centring::{Centred, Centring},
+    ingest::Labels,
+};
 
 /// What tells a source file from what it was before: its name on disk, size and times. Its bytes are not read for this.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -87,6 +93,9 @@ pub(crate) struct Manifest {
     /// Without column squares, which lie in the sidecar.
     pub facts: MatrixFacts,
     pub transposed: bool,
+    /// What was made of the source's matrix, where these are not its own blocks.
+    #[serde(default)]
+    pub derived: Option<String>,
     pub lines: u64,
     pub sidecar_hash: ContentHash,
     pub sidecar_bytes: u64,
@@ -106,6 +115,7 @@ impl Manifest {
             source,
             facts,
             transposed,
+            derived: None,
             lines,
             sidecar_hash: ContentHash([0; 32]),
             sidecar_bytes: 0,
@@ -133,13 +143,55 @@ impl Manifest {
         bytes
     }
 
-    pub fn read_sidecar(&self, path: &Path) -> Option<Sidecar> {
+    pub fn read_sidecar(&self, path: &Path) -> Option<Vec<u8>> {
         let bytes = fs::read(path).ok()?;
-        if ContentHash::of(&bytes) != self.sidecar_hash {
-            return None;
-        }
-        Sidecar::from_bytes(&bytes)
+        (ContentHash::of(&bytes) == self.sidecar_hash).then_some(bytes)
     }
+}
+
+/// What is kept beside the blocks of a matrix that was made of another: what grows with its sides.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Beside {
+    column_squares: Vec<f64>,
+    view: Option<View>,
+    centring: Centring,
+}
+
+/// A centred matrix as the cache keeps it.
+pub(crate) fn derived(
+    source: SourceIdentity,
+    centred: &Centred,
+    transposed: bool,
+    lines: u64,
+) -> (Manifest, Vec<u8>) {
+    let centring = &centred.centring;
+    let beside = Beside {
+        column_squares: centred.facts.column_squares.clone(),
+        view: centred.facts.view.clone(),
+        centring: centring.clone(),
+    };
+    let mut facts = centred.facts.clone();
+    facts.view = None;
+    let (manifest, _) = Manifest::new(source, facts, transposed, lines);
+    let manifest = Manifest {
+        derived: Some(centring.words()),
+        ..manifest
+    };
+    let bytes = rmp_serde::to_vec(&beside).expect("numbers can be written");
+    (manifest, bytes)
+}
+
+/// The centred matrix that [`derived`] has put into words.
+pub(crate) fn centred(manifest: &Manifest, beside: &[u8]) -> Option<Centred> {
+    let beside: Beside = rmp_serde::from_slice(beside).ok()?;
+    Some(Centred {
+        facts: MatrixFacts {
+            column_squares: beside.column_squares,
+            view: beside.view,
+            ..manifest.facts.clone()
+        },
+        centring: beside.centring,
+    })
 }
 
 /// What grows with the matrix's sides.

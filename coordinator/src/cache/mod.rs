@@ -32,10 +32,10 @@ use std::{
 
 pub use inputs::{CacheInputs, LoadError};
 pub use manifest::SourceIdentity;
-pub(crate) use manifest::{Manifest, Sidecar};
+pub(crate) use manifest::{Manifest, Sidecar, derived};
 pub(crate) use staging::Staging;
 
-use crate::failure::Failure;
+use crate::{centring::Centred, failure::Failure};
 use lock::Lock;
 use shared::farm::ids::ContentHash;
 
@@ -61,6 +61,8 @@ pub struct Listed {
     pub nnz: u64,
     /// Its blocks, labels and manifest; blocks shared with another matrix count in both.
     pub bytes: u64,
+    /// What was made of the source's matrix, where this is not itself.
+    pub derived: Option<String>,
     pub last_used: SystemTime,
     pub in_use: bool,
 }
@@ -141,6 +143,29 @@ impl Cache {
 
     /// The matrix with this key, when its manifest can be read and all its blocks are there.
     pub(crate) fn find(&self, key: &str) -> Result<Option<Entry>, Failure> {
+        let Some((manifest, bytes, inputs)) = self.kept(key)? else {
+            return Ok(None);
+        };
+        Ok(Sidecar::from_bytes(&bytes).map(|sidecar| Entry {
+            manifest,
+            sidecar,
+            inputs,
+        }))
+    }
+
+    /// The same of a matrix that was made of another.
+    pub(crate) fn find_centred(
+        &self,
+        key: &str,
+    ) -> Result<Option<(Centred, CacheInputs)>, Failure> {
+        let Some((manifest, bytes, inputs)) = self.kept(key)? else {
+            return Ok(None);
+        };
+        Ok(manifest::centred(&manifest, &bytes).map(|centred| (centred, inputs)))
+    }
+
+    /// With the bytes beside its blocks.
+    fn kept(&self, key: &str) -> Result<Option<(Manifest, Vec<u8>, CacheInputs)>, Failure> {
         let _guard = self.guard()?;
         let path = self.matrix(key, "mpk");
         let Some(manifest) = Manifest::read(&path) else {
@@ -153,16 +178,12 @@ impl Cache {
         if !whole {
             return Ok(None);
         }
-        let Some(sidecar) = manifest.read_sidecar(&self.matrix(key, "dat")) else {
+        let Some(bytes) = manifest.read_sidecar(&self.matrix(key, "dat")) else {
             return Ok(None);
         };
         let inputs = self.hold(key)?;
         touch(&path);
-        Ok(Some(Entry {
-            manifest,
-            sidecar,
-            inputs,
-        }))
+        Ok(Some((manifest, bytes, inputs)))
     }
 
     fn hold(&self, key: &str) -> Result<CacheInputs, Failure> {
@@ -176,9 +197,34 @@ impl Cache {
         &self,
         staging: Staging,
         key: &str,
-        mut manifest: Manifest,
+        manifest: Manifest,
         sidecar: Sidecar,
     ) -> Result<Entry, Failure> {
+        let (manifest, inputs) = self.place(&staging, key, manifest, sidecar.to_bytes())?;
+        Ok(Entry {
+            manifest,
+            sidecar,
+            inputs,
+        })
+    }
+
+    /// The same for a matrix that was made of another. Blocks that are the other's own are there already.
+    pub(crate) fn commit_centred(
+        &self,
+        staging: &Staging,
+        key: &str,
+        (manifest, beside): (Manifest, Vec<u8>),
+    ) -> Result<CacheInputs, Failure> {
+        Ok(self.place(staging, key, manifest, beside)?.1)
+    }
+
+    fn place(
+        &self,
+        staging: &Staging,
+        key: &str,
+        mut manifest: Manifest,
+        bytes: Vec<u8>,
+    ) -> Result<(Manifest, CacheInputs), Failure> {
         let _guard = self.guard()?;
         let fail = |path: &Path, e: &io::Error| cache_failure("write to", path, e);
         for block in &manifest.facts.blocks {
@@ -188,12 +234,11 @@ impl Cache {
             }
             match fs::rename(staging.block_path(&block.hash), &to) {
                 Ok(()) => {}
-                // The same bytes twice in one matrix: moved already.
+                // The same bytes twice in one matrix, or those of another: moved already.
                 Err(e) if e.kind() == io::ErrorKind::NotFound && to.exists() => {}
                 Err(e) => return Err(fail(&to, &e)),
             }
         }
-        let bytes = sidecar.to_bytes();
         manifest.sidecar_hash = ContentHash::of(&bytes);
         manifest.sidecar_bytes = bytes.len() as u64;
         let parts = [("dat", bytes), ("mpk", manifest.to_bytes())];
@@ -206,11 +251,7 @@ impl Cache {
                 .map_err(|e| fail(&to, &e))?;
         }
         let inputs = self.hold(key)?;
-        Ok(Entry {
-            manifest,
-            sidecar,
-            inputs,
-        })
+        Ok((manifest, inputs))
     }
 
     /// Drops a matrix one of whose blocks turned out damaged or missing, so that the next ingest makes it again.
@@ -336,6 +377,7 @@ impl Cache {
                     bytes: blocks
                         + manifest.sidecar_bytes
                         + meta.as_ref().map_or(0, fs::Metadata::len),
+                    derived: manifest.derived.clone(),
                     last_used: meta
                         .and_then(|m| m.modified().ok())
                         .unwrap_or(SystemTime::UNIX_EPOCH),

@@ -138,6 +138,7 @@ fn object(entry: &Listed) -> serde_json::Value {
         "bytes": entry.bytes,
         "last_used_seconds_ago": age(entry),
         "in_use": entry.in_use,
+        "derived": entry.derived,
     })
 }
 
@@ -159,7 +160,10 @@ fn listing(entries: &[Listed]) -> String {
             } else {
                 ago(age(entry))
             },
-            entry.source.display().to_string(),
+            match &entry.derived {
+                None => entry.source.display().to_string(),
+                Some(derived) => format!("{} ({derived})", entry.source.display()),
+            },
         ]);
     }
     table(&rows, &[0, 6]).join("\n") + "\n"
@@ -192,6 +196,7 @@ mod tests {
             rows: 610,
             columns: 9724,
             nnz: 100_836,
+            derived: None,
             bytes,
             last_used: SystemTime::now() - std::time::Duration::from_secs(7300),
             in_use: false,

@@ -14,7 +14,7 @@
 
 mod dialect;
 mod labels;
-mod parallel;
+pub(crate) mod parallel;
 mod parse;
 mod problem;
 mod sort;
@@ -49,6 +49,7 @@ use self::{
 };
 use crate::{
     cache::{Cache, CacheInputs, Entry, LoadError, Manifest, Sidecar, SourceIdentity},
+    centring::Centring,
     failure::Failure,
     job::resolved::{Duplicates, MatrixSpec},
 };
@@ -103,12 +104,28 @@ pub struct Ingested {
     pub bytes_read: u64,
     pub seconds: f64,
     pub inputs: CacheInputs,
+    source: SourceIdentity,
+    /// What the input holds, where the facts and blocks are those of the centred matrix.
+    pub centred: Option<Box<Uncentred>>,
+}
+
+/// A matrix before it was centred.
+#[derive(Debug)]
+pub struct Uncentred {
+    pub facts: MatrixFacts,
+    pub inputs: CacheInputs,
+    pub centring: Centring,
 }
 
 impl Ingested {
     /// Reads a block of the matrix.
     pub fn load(&self, hash: &ContentHash) -> Result<Bytes, LoadError> {
         self.inputs.load(hash)
+    }
+
+    /// What tells the input's file from what it was before.
+    pub(crate) fn source(&self) -> &SourceIdentity {
+        &self.source
     }
 
     fn new(entry: Entry, reused: bool, bytes_read: u64, started: Instant) -> Self {
@@ -124,6 +141,8 @@ impl Ingested {
             bytes_read,
             seconds: started.elapsed().as_secs_f64(),
             inputs: entry.inputs,
+            source: entry.manifest.source,
+            centred: None,
         }
     }
 }
@@ -534,6 +553,7 @@ impl Ingest<'_> {
                         encoding: layout.values.encoding,
                         max_abs: facts.max_abs,
                         column_squares,
+                        view: None,
                     };
                     return Ok((facts, row_labels, column_labels, transposed));
                 }

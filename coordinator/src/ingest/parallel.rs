@@ -15,7 +15,7 @@ use crate::failure::Failure;
 const TICK: Duration = Duration::from_millis(50);
 
 /// Whether the work goes on: seen by every thread.
-pub(super) struct Signal<'a> {
+pub(crate) struct Signal<'a> {
     stop: &'a AtomicBool,
     /// Of the first piece of work that failed; later ones need not be started.
     failed: AtomicUsize,
@@ -42,7 +42,7 @@ impl<'a> Signal<'a> {
 /// piece that it did. The failure returned is that of the lowest number, whatever the timing.
 ///
 /// Every number below that of a failed piece must have been taken up before it.
-pub(super) fn run<S: Send, T: Send>(
+pub(crate) fn run<S: Send, T: Send>(
     states: Vec<S>,
     stop: &AtomicBool,
     tick: &mut dyn FnMut(),
@@ -108,14 +108,14 @@ pub(super) fn run<S: Send, T: Send>(
 }
 
 /// What a thread did.
-pub(super) enum Step<T> {
+pub(crate) enum Step<T> {
     Done(usize, Result<T, Failure>),
     /// There is nothing left.
     End,
 }
 
 /// [`run`] for pieces numbered from 0 to `count`.
-pub(super) fn each<S: Send, T: Send>(
+pub(crate) fn each<S: Send, T: Send>(
     states: Vec<S>,
     count: usize,
     stop: &AtomicBool,

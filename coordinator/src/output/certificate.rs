@@ -60,6 +60,12 @@ pub struct Certificate {
     /// s_i^2 / |A|_F^2, and their sum: exact up to rounding.
     pub explained: Vec<f64>,
     pub explained_together: f64,
+    /// Variance along each component, s_i^2 / (m - 1), and its share of that of all columns together: what scikit-learn's
+    /// PCA calls so. Only where column means were subtracted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explained_variance: Option<Vec<f64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explained_variance_ratio: Option<Vec<f64>>,
     /// U S V^T are exact factors of A + E with |E|_F at most so much.
     pub backward_error: f64,
     /// The same over |A|_F.
@@ -87,6 +93,15 @@ impl Certificate {
         let mut file = staging.create(CERTIFICATE, 0)?;
         file.write_all(text.as_bytes())
             .map_err(|error| staging.io(CERTIFICATE, &error))
+    }
+
+    /// Says what PCA calls variance, of a matrix of so many rows whose columns' means are 0.
+    pub fn with_variance(mut self, rows: u64) -> Self {
+        let degrees = rows.saturating_sub(1).max(1) as f64;
+        let of = self.sigma.iter().map(|s| s * s / degrees);
+        self.explained_variance = Some(of.collect());
+        self.explained_variance_ratio = Some(self.explained.clone());
+        self
     }
 
     /// `orthogonality` is of the user's U and V.
@@ -159,6 +174,8 @@ impl Certificate {
             gap,
             explained: sigma.iter().map(|s| share(s * s)).collect(),
             explained_together: share(squares),
+            explained_variance: None,
+            explained_variance_ratio: None,
             backward_error: backward,
             backward_error_relative: if frobenius > 0.0 {
                 backward / frobenius

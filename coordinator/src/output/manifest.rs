@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::staging::{FileFacts, MANIFEST, Staging};
 use crate::failure::Failure;
 use crate::job::resolved::Job;
-use crate::report::summary::{Orthogonality, Phase, Rank, Summary};
+use crate::report::summary::{Centred, Orthogonality, Phase, Rank, Summary};
 
 /// Grows by keys; a key that is there keeps its meaning.
 const FORMAT: u32 = 1;
@@ -19,6 +19,8 @@ struct Manifest<'a> {
     job: &'a Job,
     plan: &'a serde_json::Value,
     matrix: Matrix,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    centring: Option<&'a Centred>,
     rank: Rank,
     sigma: &'a [f64],
     residuals: &'a [f64],
@@ -68,6 +70,7 @@ pub fn write(
             transposed: summary.transposed,
             frobenius_squared,
         },
+        centring: summary.centring.as_ref(),
         rank: summary.rank,
         sigma: &summary.sigma,
         residuals: &summary.residuals,

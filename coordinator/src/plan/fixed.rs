@@ -64,7 +64,8 @@ impl<'a> Builder<'a> {
                     shape,
                     panel: p as u16,
                 };
-                whole(self.add(work, Vec::new(), bytes, bytes, stage))
+                let panel = self.add(work, Vec::new(), bytes, bytes, stage);
+                whole(self.spread(panel, shape, p, stage))
             })
             .collect();
         self.split(rank, &x)
@@ -104,18 +105,14 @@ impl<'a> Builder<'a> {
         self.shape.columns * panels.widths[p] as u64 * self.number()
     }
 
-    /// An n x l sum, in parts by panel and chunks by slice.
-    fn sided_sum(&mut self, contributions: usize) -> AccumulatorId {
-        let parts = self
-            .panels
-            .widths
-            .iter()
-            .map(|&w| self.slices.iter().map(|s| s.rows * w as u32).collect())
-            .collect();
-        self.graph.accumulator(Accumulator {
-            parts,
-            contributions: contributions as u32,
-        })
+    /// An n x l sum over all blocks.
+    fn sided_sum(&mut self) -> AccumulatorId {
+        let parts = self.ground.sided(self.shape, &self.slices);
+        self.ground.sum(self.graph, parts)
+    }
+
+    fn spread(&mut self, panel: TaskId, shape: Shape, p: usize, stage: u16) -> TaskId {
+        self.ground.spread(self.graph, panel, shape, p, stage)
     }
 
     fn sketch(&mut self, seed: u64) -> Vec<Input> {
@@ -129,24 +126,25 @@ impl<'a> Builder<'a> {
                     seed,
                     panel: p as u16,
                 };
-                whole(self.add(work, Vec::new(), bytes, bytes, stage))
+                let panel = self.add(work, Vec::new(), bytes, bytes, stage);
+                whole(self.spread(panel, shape, p, stage))
             })
             .collect()
     }
 
     fn power(&mut self, x: &[Input], stage: u16) -> (AccumulatorId, i32) {
-        let extra = fold_bits(self.shape.precision) - self.ground.norm;
-        let accumulator = self.sided_sum(self.ground.blocks.len());
+        let extra = fold_bits(self.shape.precision) - self.ground.norm(self.shape.precision);
+        let accumulator = self.sided_sum();
         for i in 0..self.ground.blocks.len() {
             for (p, &x) in x.iter().enumerate() {
                 self.graph.task(Task {
                     work: SvdWork::Power {
-                        scale: self.ground.scale,
-                        shape: self.shape,
+                        scale: self.ground.block_scale,
+                        shape: self.ground.read(self.shape),
                         panel: p as u16,
                         extra,
                     },
-                    inputs: vec![self.ground.block_input(i), self.ground.shifts_input, x],
+                    inputs: vec![self.ground.block_input(i), self.ground.shifts_input(), x],
                     output: Output::Fold {
                         accumulator,
                         parts: (p as u16, p as u16 + 1),
@@ -167,7 +165,7 @@ impl<'a> Builder<'a> {
         for (s, &slice) in self.slices.clone().iter().enumerate() {
             let rows = slice.rows as usize;
             let h = rows.min(l);
-            let mut inputs = vec![self.ground.shifts_input];
+            let mut inputs = vec![self.ground.shifts_input()];
             inputs.extend(self.chunks(sum, s));
             let work = SvdWork::LeafQr {
                 shape: self.shape,
@@ -182,13 +180,8 @@ impl<'a> Builder<'a> {
     }
 
     fn chunks(&self, accumulator: AccumulatorId, slice: usize) -> Vec<Input> {
-        (0..self.panels.len())
-            .map(|p| Input::Fold {
-                accumulator,
-                part: p as u16,
-                chunk: slice as u32,
-            })
-            .collect()
+        let slices = self.slices.len();
+        self.ground.chunks(accumulator, self.shape, slices, slice)
     }
 
     /// The leaf's Q and its factor from above.
@@ -243,7 +236,8 @@ impl<'a> Builder<'a> {
                 shape: self.shape,
                 panel: p as u16,
             };
-            x.push(whole(self.add(work, inputs, bytes, bytes, stage)));
+            let panel = self.add(work, inputs, bytes, bytes, stage);
+            x.push(whole(self.spread(panel, self.shape, p, stage)));
         }
         x
     }
@@ -263,8 +257,8 @@ impl<'a> Builder<'a> {
             let mut inputs = vec![self.ground.block_input(i)];
             inputs.extend(x);
             let work = SvdWork::RangeLeaf {
-                scale: self.ground.scale,
-                shape: self.shape,
+                scale: self.ground.block_scale,
+                shape: self.ground.read(self.shape),
             };
             let cost = self.range_cost(i);
             leaves.push((self.add(work, inputs, f64s(h, l), cost, stage), h as u32));
@@ -274,15 +268,15 @@ impl<'a> Builder<'a> {
 
     fn project(&mut self, x: &[Input], range: &Tree, stage: u16) -> (AccumulatorId, i32) {
         let extra = fold_bits(self.shape.precision);
-        let accumulator = self.sided_sum(self.ground.blocks.len());
+        let accumulator = self.sided_sum();
         for i in 0..self.ground.blocks.len() {
-            let mut inputs = vec![self.ground.block_input(i), self.ground.shifts_input];
+            let mut inputs = vec![self.ground.block_input(i), self.ground.shifts_input()];
             inputs.extend(x);
             inputs.extend(range.above_leaf(i));
             self.graph.task(Task {
                 work: SvdWork::Project {
-                    scale: self.ground.scale,
-                    shape: self.shape,
+                    scale: self.ground.block_scale,
+                    shape: self.ground.read(self.shape),
                     extra,
                 },
                 inputs,
@@ -368,7 +362,8 @@ impl<'a> Builder<'a> {
                     panel: p as u16,
                 };
                 let inputs = right.iter().map(|&(task, _)| whole(task)).collect();
-                whole(self.add(work, inputs, bytes, bytes, stage))
+                let panel = self.add(work, inputs, bytes, bytes, stage);
+                whole(self.spread(panel, factor_shape, p, stage))
             })
             .collect();
 
@@ -376,7 +371,7 @@ impl<'a> Builder<'a> {
         let right_gram = self.gram_sum(rank, right.len());
         let mut partial = Vec::new();
         for (s, &(task, slice)) in right.iter().enumerate() {
-            let mut inputs = vec![self.ground.shifts_input, small, signs, whole(task)];
+            let mut inputs = vec![self.ground.shifts_input(), small, signs, whole(task)];
             inputs.extend(self.chunks(b, s));
             let work = SvdWork::RightResidual {
                 shape: self.shape,
@@ -413,8 +408,8 @@ impl<'a> Builder<'a> {
             inputs.extend(range.above_leaf(i));
             inputs.extend([small, signs]);
             let work = SvdWork::Lift {
-                scale: self.ground.scale,
-                shape: self.shape,
+                scale: self.ground.block_scale,
+                shape: self.ground.read(self.shape),
                 rank,
             };
             let bytes = u64::from(rows) * u64::from(rank) * self.number();
@@ -424,8 +419,8 @@ impl<'a> Builder<'a> {
             let mut inputs = vec![self.ground.block_input(i), small, whole(u)];
             inputs.extend(&v);
             let work = SvdWork::LeftResidual {
-                scale: self.ground.scale,
-                shape: factor_shape,
+                scale: self.ground.block_scale,
+                shape: self.ground.read(factor_shape),
             };
             let cost = 2 * nnz * u64::from(rank);
             partial.push(whole(self.add(work, inputs, f64s(k, 1), cost, stage)));

@@ -127,11 +127,12 @@ impl Plan {
             Method::Krylov(spec) => (spec.precision, spec.block),
             Method::Exact { .. } => (Precision::F64, self.ground.columns as u32),
         };
-        let full = self.ground.shape(columns, precision);
-        let shape = Shape {
+        let ground = &self.ground;
+        let full = ground.shape(columns, precision);
+        let shape = ground.read(Shape {
             width: columns.min(Panels::of(full).widths[0] as u32),
             ..full
-        };
+        });
         let w = Panels::of(shape).widths[0];
         let x = SvdWork::Sketch {
             shape,
@@ -139,12 +140,12 @@ impl Plan {
             panel: 0,
         }
         .block(&[])?;
-        let inputs = [block.clone(), self.ground.shifts.clone(), x];
+        let inputs = [block.clone(), ground.shifts().clone(), x];
         let work = SvdWork::Power {
-            scale: self.ground.scale,
+            scale: ground.block_scale,
             shape,
             panel: 0,
-            extra: fold_bits(precision) - self.ground.norm,
+            extra: fold_bits(precision) - ground.norm(precision),
         };
 
         let length: usize = slices(shape).iter().map(|s| s.rows as usize * w).sum();

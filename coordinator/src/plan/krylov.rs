@@ -173,7 +173,11 @@ impl Pilot {
                 open: true,
                 ..Graph::default()
             },
-            precision: spec.precision,
+            precision: if ground.is_blurred() {
+                Precision::F64
+            } else {
+                spec.precision
+            },
             basis: Vec::new(),
             next: Array::default(),
             t: None,
@@ -326,14 +330,16 @@ impl Pilot {
         let full = self.d() + self.next.width > self.spec.basis;
         let room = self.spec.keep(goal) as usize;
 
-        let ended = squares - known <= ended_below(self.precision) * squares;
+        // Rounding is relative to what cancels where something is subtracted.
+        let blur = self.ground.blur();
+        let ended = squares - known <= ended_below(self.precision) * blur * squares;
         let settled = d >= (goal + 2 * self.spec.block) as usize;
         let wanted = &theta[..d.min(goal as usize)];
         let blind = ended
             || settled
                 && wanted
                     .iter()
-                    .any(|t| *t <= blind_below(self.precision) * theta[0]);
+                    .any(|t| *t <= blind_below(self.precision) * blur * theta[0]);
         if blind && self.precision == Precision::F32 {
             self.again_in_f64(room.min(d) as u32);
             return Ok(());
@@ -344,8 +350,8 @@ impl Pilot {
         }
         match worst {
             Some(worst) if worst <= MARGIN * tolerance || last => {
-                let noise =
-                    Precision::F64.roundoff() * theta[0] / theta[goal as usize - 1].max(1e-300);
+                let noise = Precision::F64.roundoff() * blur * theta[0]
+                    / theta[goal as usize - 1].max(1e-300);
                 let keep = room.min(d) as u32;
                 if noise > tolerance / 20.0 {
                     self.end_split(goal, keep);
@@ -486,7 +492,8 @@ impl Pilot {
         // By the recurrence A^T A X_q lies in the last two blocks and the next one, but for rounding.
         let near = self.basis.len().saturating_sub(2);
         let local: u32 = self.basis[near..].iter().map(|a| a.width).sum();
-        let c1 = self.cross(near, &z, width, 59 - 2 * self.ground.norm, stage);
+        let norm = self.ground.norm(self.precision);
+        let c1 = self.cross(near, &z, width, 59 - 2 * norm, stage);
         let refill = self.random(REFILL, self.refilled);
         self.refilled += width;
         let w = self.deflate(near, c1, &z, width, Some(refill), stage);
@@ -711,7 +718,7 @@ impl Pilot {
         self.reads += 1;
         let stage = self.graph.stage("verification pass");
         let shape = self.ground.shape(keep + g, Precision::F64);
-        let norm = self.ground.norm;
+        let norm = self.ground.norm(Precision::F64);
         let theta = Input::Result {
             task: ritz,
             range: Some(layout.theta()),
@@ -849,8 +856,8 @@ impl Pilot {
             inputs.extend(&end.panels);
             inputs.extend([whole(end.polished), whole(end.signs)]);
             let work = PolishWork::Lift {
-                scale: self.ground.scale,
-                shape: end.shape,
+                scale: self.ground.block_scale,
+                shape: self.ground.read(end.shape),
                 basis: end.v.width,
                 rank,
                 out: self.spec.precision,
@@ -998,39 +1005,29 @@ impl Pilot {
                     panel: p as u16,
                     widths: widths.clone(),
                 };
-                self.add(work, inputs.clone(), bytes, bytes, stage)
+                let panel = self.add(work, inputs.clone(), bytes, bytes, stage);
+                self.ground.spread(&mut self.graph, panel, shape, p, stage)
             })
             .collect();
         (tasks.iter().map(|t| whole(*t)).collect(), tasks)
     }
 
-    /// Parts of an n-sided sum by panel, cut into chunks by slice.
-    fn sided(&self, shape: Shape) -> Vec<Vec<u32>> {
-        Panels::of(shape)
-            .widths
-            .iter()
-            .map(|&w| self.slices.iter().map(|s| s.rows * w as u32).collect())
-            .collect()
-    }
-
     fn power(&mut self, panels: &[Input], shape: Shape, stage: u16) -> (AccumulatorId, i32) {
-        let extra = fold_bits(shape.precision) - self.ground.norm;
+        let extra = fold_bits(shape.precision) - self.ground.norm(shape.precision);
         let blocks = self.ground.blocks.len();
-        let accumulator = self.graph.accumulator(Accumulator {
-            parts: self.sided(shape),
-            contributions: blocks as u32,
-        });
+        let parts = self.ground.sided(shape, &self.slices);
+        let accumulator = self.ground.sum(&mut self.graph, parts);
         let widths = Panels::of(shape).widths;
         for i in 0..blocks {
             for (p, &x) in panels.iter().enumerate() {
                 self.graph.task(Task {
                     work: SvdWork::Power {
-                        scale: self.ground.scale,
-                        shape,
+                        scale: self.ground.block_scale,
+                        shape: self.ground.read(shape),
                         panel: p as u16,
                         extra,
                     },
-                    inputs: vec![self.ground.block_input(i), self.ground.shifts_input, x],
+                    inputs: vec![self.ground.block_input(i), self.ground.shifts_input(), x],
                     output: Output::Fold {
                         accumulator,
                         parts: (p as u16, p as u16 + 1),
@@ -1052,19 +1049,16 @@ impl Pilot {
         shape: Shape,
         stage: u16,
     ) -> (AccumulatorId, i32) {
-        let extra = fold_bits(shape.precision) - self.ground.norm;
+        let extra = fold_bits(shape.precision) - self.ground.norm(shape.precision);
         let blocks = self.ground.blocks.len();
-        let mut parts = self.sided(shape);
+        let mut parts = self.ground.sided(shape, &self.slices);
         parts.push(vec![shape.width * shape.width]);
         let count = parts.len() as u16;
-        let accumulator = self.graph.accumulator(Accumulator {
-            parts,
-            contributions: blocks as u32,
-        });
+        let accumulator = self.ground.sum(&mut self.graph, parts);
         for i in 0..blocks {
             let mut inputs = vec![
                 self.ground.block_input(i),
-                self.ground.shifts_input,
+                self.ground.shifts_input(),
                 weights,
             ];
             inputs.extend(panels);
@@ -1072,8 +1066,8 @@ impl Pilot {
             let width = u64::from(shape.width);
             self.graph.task(Task {
                 work: SvdWork::Polish(PolishWork::Verify {
-                    scale: self.ground.scale,
-                    shape,
+                    scale: self.ground.block_scale,
+                    shape: self.ground.read(shape),
                     extra,
                 }),
                 inputs,
@@ -1091,16 +1085,12 @@ impl Pilot {
     }
 
     fn unfold(&mut self, sum: AccumulatorId, shape: Shape, extra: i32, stage: u16) -> Vec<Input> {
-        let panels = Panels::of(shape).len();
-        (0..self.slices.len())
+        let slices = self.slices.len();
+        (0..slices)
             .map(|s| {
                 let slice = self.slices[s];
-                let mut inputs = vec![self.ground.shifts_input];
-                inputs.extend((0..panels).map(|p| Input::Fold {
-                    accumulator: sum,
-                    part: p as u16,
-                    chunk: s as u32,
-                }));
+                let mut inputs = vec![self.ground.shifts_input()];
+                inputs.extend(self.ground.chunks(sum, shape, slices, s));
                 let bytes = f64s(slice.rows as usize, shape.width as usize);
                 let work = KrylovWork::Unfold {
                     shape,
@@ -1157,7 +1147,7 @@ impl Pilot {
     }
 
     fn guard_gram(&mut self, z: &[Input], keep: u32, guard: u32, stage: u16) -> Input {
-        let bits = 59 - 4 * self.ground.norm;
+        let bits = 59 - 4 * self.ground.norm(Precision::F64);
         let length = guard * guard;
         let accumulator = self.graph.accumulator(Accumulator {
             parts: vec![vec![length]],

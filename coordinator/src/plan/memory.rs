@@ -78,6 +78,10 @@ pub fn needed(ground: &Ground, method: &Method, cores: usize) -> u64 {
     let block = ground.blocks.iter().map(|b| b.bytes).max().unwrap_or(0);
     let blocks = (cores as u64 + 1) * block + of_tasks(ground, method, cores);
     let n = ground.columns;
+    // Panels stand twice while they are spread, and the map beside them.
+    let viewed = u64::from(ground.view().is_some());
+    let map = n * 8 * ground.view().map_or(0, |added| 1 + added);
+    let blocks = blocks + map;
     match *method {
         // X as slices and as panels, Z as integers, the leaves' Q in f64, the trees.
         Method::Power { .. } | Method::Exact { .. } => {
@@ -86,16 +90,16 @@ pub fn needed(ground: &Ground, method: &Method, cores: usize) -> u64 {
             let number = shape.precision.bytes() as u64;
             let width = u64::from(shape.width);
             let trees = 16 * width * width * 8 * (1 + ground.blocks.len() as u64 / ARITY as u64);
-            n * (padded * (2 * number + 8) + width * 8) + trees + blocks
+            n * (padded * ((2 + viewed) * number + 8) + width * 8) + trees + blocks
         }
         // While reading: the basis, and Z, its parts and what is made of them. At the end: V and the guard as slices
         // and panels, Z as integers and as numbers. T and its eigenvectors.
         Method::Krylov(spec) => {
             let (d, b) = (u64::from(spec.basis), u64::from(spec.block));
             let l = u64::from(spec.keep(method.rank_max()) + spec.guard);
-            let reading = n * 8 * (d + 4 * b);
+            let reading = n * 8 * (d + (4 + viewed) * b);
             let restart = n * 8 * (d + l + b);
-            let ending = n * 8 * 5 * l;
+            let ending = n * 8 * (5 + viewed) * l;
             reading.max(restart).max(ending) + 6 * d * d * 8 + blocks
         }
     }

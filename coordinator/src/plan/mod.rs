@@ -11,7 +11,7 @@ mod krylov;
 mod memory;
 mod tree;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use shared::{
@@ -256,7 +256,14 @@ impl Plan {
 
     /// Binary exponents of the columns' norms, an input made here.
     pub fn shifts(&self) -> &Bytes {
-        &self.ground.shifts
+        self.ground.shifts()
+    }
+
+    /// All inputs that are made here, by name: the shifts, and the map of a view.
+    pub fn made(&self) -> HashMap<ContentHash, Bytes> {
+        let made = self.ground.made();
+        made.map(|bytes| (ContentHash::of(bytes.as_slice()), bytes.clone()))
+            .collect()
     }
 
     /// The plan works on A * 2^scale.
@@ -264,9 +271,9 @@ impl Plan {
         self.ground.scale
     }
 
-    /// ||A||_F of the scaled matrix.
-    pub fn frobenius(&self) -> f64 {
-        self.ground.frobenius_squared.sqrt()
+    /// What rounding of products with the scaled matrix is relative to: ||A||_F, or more where a view subtracts.
+    pub fn bulk(&self) -> f64 {
+        self.ground.bulk()
     }
 
     /// Triplets that were asked for, when there are `asked` of them at most.
@@ -354,4 +361,24 @@ pub fn check_rank(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failur
         .help(format!("ask for a rank between 1 and {side}"))),
         Some(_) | None => Ok(()),
     }
+}
+
+/// Checks that the precision asked for can tell what subtraction leaves of the matrix, where nothing but a count of
+/// iterations says what to do. With a tolerance, reads in f64 take over.
+pub fn check_blur(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
+    if facts.view.is_none()
+        || precision(factor) == Precision::F64
+        || !matches!(factor.accuracy, Accuracy::PowerIterations(_))
+    {
+        return Ok(());
+    }
+    let ground = Ground::new(facts).map_err(|why| Failure::resources(why.to_string()))?;
+    if ground.is_blurred() {
+        return Err(Failure::job(format!(
+            "what is left of the matrix after centring is {:.0} times smaller than what is subtracted: f32 cannot tell it from rounding",
+            ground.blur()
+        ))
+        .help("set precision = \"f64\", or a tolerance in place of power_iterations"));
+    }
+    Ok(())
 }

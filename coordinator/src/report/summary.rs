@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::output::certificate::{Certificate, Status};
+use crate::{
+    centring::Centring,
+    job::resolved::{Center, Scale},
+    output::certificate::{Certificate, Status},
+};
 
 /// What a run was and what came out.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
@@ -43,12 +47,37 @@ pub struct Summary {
     /// What is known of how good they are, as it stands in certificate.json.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Certificate>,
+    /// What was subtracted and divided by first, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub centring: Option<Centred>,
     /// Where the factors are.
     pub directory: PathBuf,
     pub nearest: Vec<Nearest>,
     /// Who has worked, if not this process.
     pub farm: Option<FarmSummary>,
     pub warnings: Vec<String>,
+}
+
+/// How the matrix was centred and scaled: from each entry, row mean + column mean - overall mean was taken, as far as they
+/// are there, and its column was divided by its deviation.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Centred {
+    pub center: Center,
+    pub scale: Scale,
+    pub overall_mean: Option<f64>,
+    /// Names of the files that hold the others.
+    pub files: Vec<&'static str>,
+}
+
+impl Centred {
+    pub fn of(centring: &Centring) -> Self {
+        Self {
+            center: centring.center,
+            scale: centring.scale,
+            overall_mean: centring.overall_mean,
+            files: centring.files().map(|(name, _)| name).collect(),
+        }
+    }
 }
 
 /// The nodes of a run.

@@ -1,9 +1,9 @@
 //! The result for people.
 
 use super::numbers::{about, aligned, count, cut, duration, percent, table, wrap};
-use super::summary::{FarmSummary, NodeSummary, Summary};
+use super::summary::{Centred, FarmSummary, NodeSummary, Summary};
 use crate::job::diagnostics::Look;
-use crate::job::resolved::ToleranceKind;
+use crate::job::resolved::{Center, Scale, ToleranceKind};
 use crate::output::certificate::{Certificate, Status};
 use shared::size;
 
@@ -29,6 +29,9 @@ pub fn render(summary: &Summary, look: Look) -> String {
     }
 
     page.entry("Factored", &factored(summary));
+    if let Some(centred) = &summary.centring {
+        page.entry("Centred", &self::centred(centred));
+    }
     if let Some(text) = deficient(summary) {
         page.entry("Rank", &text);
     }
@@ -165,6 +168,25 @@ fn factored(summary: &Summary) -> String {
     )
 }
 
+fn centred(centred: &Centred) -> String {
+    let means = match centred.center {
+        Center::None => None,
+        Center::Columns => Some("column means, absent entries taken as 0"),
+        Center::Rows => Some("row means, absent entries taken as 0"),
+        Center::Both => Some("row and column means, absent entries taken as 0"),
+        Center::ObservedColumns => Some("column means of the entries that are there"),
+        Center::ObservedRows => Some("row means of the entries that are there"),
+        Center::ObservedBoth => Some("row and column means of the entries that are there"),
+    };
+    let means = means.map(|means| format!("less {means}"));
+    let scaled = match centred.scale {
+        Scale::None => None,
+        Scale::Columns => Some("columns over their standard deviations".to_owned()),
+    };
+    let done: Vec<String> = means.into_iter().chain(scaled).collect();
+    done.join("; ")
+}
+
 fn deficient(summary: &Summary) -> Option<String> {
     let (got, requested) = (summary.rank.got, summary.rank.requested);
     (got < requested).then(|| match got {
@@ -179,8 +201,17 @@ fn deficient(summary: &Summary) -> Option<String> {
 fn accuracy(summary: &Summary) -> String {
     let orthogonal = summary.orthogonality.u.max(summary.orthogonality.v);
     let rest = format!("U and V orthonormal to {orthogonal:.1e}");
+    let variance = summary
+        .certificate
+        .as_ref()
+        .is_some_and(|c| c.explained_variance.is_some());
+    let of = if variance {
+        "variance"
+    } else {
+        "sum of squares"
+    };
     let explained = summary.cumulative().last().map_or(String::new(), |&sum| {
-        format!("; {} of the sum of squares explained", percent(sum))
+        format!("; {} of the {of} explained", percent(sum))
     });
     let goal = match &summary.certificate {
         Some(Certificate {
@@ -275,8 +306,10 @@ fn farm(farm: &FarmSummary) -> String {
 
 fn factors(summary: &Summary) -> String {
     let (m, n, k) = (summary.rows, summary.columns, summary.sigma.len());
+    let centring = summary.centring.iter().flat_map(|c| &c.files);
+    let more: String = centring.map(|name| format!("{name}, ")).collect();
     format!(
-        "{}: U.npy ({m} x {k}), S.npy ({k}), Vt.npy ({k} x {n}), rows.csv, columns.csv, certificate.json, manifest.json",
+        "{}: U.npy ({m} x {k}), S.npy ({k}), Vt.npy ({k} x {n}), rows.csv, columns.csv, {more}certificate.json, manifest.json",
         summary.directory.display()
     )
 }

@@ -3,6 +3,7 @@
 use shared::{matrix::facts::MatrixFacts, svd::Precision};
 
 use crate::{
+    centring::Centring,
     factors::{Quality, Sink},
     failure::Failure,
     job::{resolved, size},
@@ -38,6 +39,21 @@ pub fn check_space(staging: &Staging, facts: &MatrixFacts, plan: &Plan) -> Resul
         )),
         Ok(_) | Err(_) => Ok(()),
     }
+}
+
+/// Means and deviations, in f64 whatever the factors are in.
+pub fn write_centring(staging: &mut Staging, centring: &Centring) -> Result<(), Failure> {
+    for (name, numbers) in centring.files() {
+        let vectors = Vectors {
+            count: numbers.len() as u64,
+            width: 1,
+            precision: resolved::Precision::F64,
+            layout: Layout::Line,
+        };
+        let written = staging.vectors(name, vectors)?.write(0, numbers);
+        written.map_err(|why| staging.io(name, &why))?;
+    }
+    Ok(())
 }
 
 /// U.npy, S.npy and Vt.npy, staged. Rows of both factors are written where they belong as they come.

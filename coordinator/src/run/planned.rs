@@ -5,9 +5,10 @@ use std::{path::Path, sync::atomic::AtomicBool};
 use serde::{Deserialize, Serialize};
 use shared::matrix::facts::MatrixFacts;
 
-use super::{BASE_BYTES, Reading, RunOptions, ingested};
+use super::{BASE_BYTES, Reading, RunOptions, centred::centred, ingested};
 use crate::{
     cache::Cache,
+    engine::EngineError,
     failure::Failure,
     ingest::Ingested,
     job::{
@@ -273,7 +274,12 @@ pub fn outlook(
         fresh: options.fresh,
         allow_transpose: true,
     };
-    let ingested = ingested(&job.matrix, &job.resources, reading, observer, stop)?;
+    let ingested = ingested(&job.matrix, &job.resources, &reading, observer, stop)?;
+    let ingested =
+        centred(job, ingested, &reading, observer, stop).map_err(|error| match error {
+            EngineError::Failed(failure) => failure,
+            EngineError::Block(why) => Failure::resources(why.to_string()),
+        })?;
     let (plan, planned) = planned(job, &ingested, options.repeat.as_ref())?;
     let memory = job.resources.memory;
     let needed = |cores| BASE_BYTES + plan.memory_needed(cores);

@@ -8,9 +8,10 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
+    centring::{COLUMN_MEANS, Centring, DEVIATIONS},
     failure::Failure,
     ingest::Labels,
-    job::resolved::{Duplicates, Field, Precision},
+    job::resolved::{Center, Duplicates, Field, Precision, Scale},
     output::{
         npy::{Layout, VectorReader},
         staging::MANIFEST,
@@ -24,6 +25,7 @@ pub struct Model {
     matrix: Matrix,
     right: VectorReader,
     sigma: Vec<f64>,
+    centring: Option<Centring>,
     blake3: String,
 }
 
@@ -39,6 +41,13 @@ pub struct Matrix {
 #[derive(Deserialize)]
 struct Manifest {
     job: Job,
+    #[serde(default)]
+    centring: Option<Overall>,
+}
+
+#[derive(Deserialize)]
+struct Overall {
+    overall_mean: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -53,9 +62,9 @@ struct Factor {
     #[serde(default)]
     which: Option<String>,
     #[serde(default)]
-    center: Option<String>,
+    center: Option<Center>,
     #[serde(default)]
-    scale: Option<String>,
+    scale: Option<Scale>,
 }
 
 /// Which columns of an input are which of the model's.
@@ -70,6 +79,11 @@ pub struct Mapped {
 impl Mapped {
     pub fn known(&self) -> usize {
         self.columns.len()
+    }
+
+    /// The model's columns that the input has, ascending.
+    pub fn columns(&self) -> &[u64] {
+        &self.columns
     }
 
     pub fn slots(&self) -> &[Option<u32>] {
@@ -108,15 +122,6 @@ impl Model {
             )
         })?;
         let factor = manifest.job.factor;
-        for (key, value) in [("center", factor.center), ("scale", factor.scale)] {
-            if let Some(value) = value.filter(|value| value != "none") {
-                return Err(Failure::job(format!(
-                    "{} holds factors with {key} = {value:?}: projecting onto such is not possible yet",
-                    directory.display()
-                ))
-                .help(format!("factor with {key} = \"none\" for this")));
-            }
-        }
         if factor.which.as_deref() == Some("s") {
             return Err(no_model(
                 directory,
@@ -148,7 +153,43 @@ impl Model {
         }
         let mut sigma = vec![0.0; of_right.width as usize];
         line.read(0, &mut sigma).map_err(|e| wrong("S.npy", e))?;
+        let columns = of_right.count;
+        let of_columns = |name: &str| {
+            let file = VectorReader::open(&directory.join(name)).map_err(|e| wrong(name, e))?;
+            let of = file.vectors();
+            if (of.width, of.count) != (1, columns) {
+                return Err(no_model(
+                    directory,
+                    format!(
+                        "{name} has {} numbers and Vt.npy {columns} columns",
+                        of.count * of.width
+                    ),
+                ));
+            }
+            let mut numbers = vec![0.0; columns as usize];
+            file.read(0, &mut numbers).map_err(|e| wrong(name, e))?;
+            Ok(Some(numbers))
+        };
+        let center = factor.center.unwrap_or(Center::None);
+        let scale = factor.scale.unwrap_or(Scale::None);
+        let centring = Centring {
+            center,
+            scale,
+            column_means: match center {
+                Center::None | Center::Rows | Center::ObservedRows => None,
+                Center::Columns | Center::Both | Center::ObservedColumns | Center::ObservedBoth => {
+                    of_columns(COLUMN_MEANS)?
+                }
+            },
+            row_means: None,
+            overall_mean: manifest.centring.and_then(|c| c.overall_mean),
+            deviations: match scale {
+                Scale::None => None,
+                Scale::Columns => of_columns(DEVIATIONS)?,
+            },
+        };
         Ok(Self {
+            centring: (center != Center::None || scale != Scale::None).then_some(centring),
             directory: directory.to_path_buf(),
             matrix: manifest.job.matrix,
             right,
@@ -172,6 +213,16 @@ impl Model {
 
     pub fn precision(&self) -> Precision {
         self.right.vectors().precision
+    }
+
+    /// Columns, n.
+    pub fn columns(&self) -> usize {
+        self.right.vectors().count as usize
+    }
+
+    /// What was done to the matrix first; row means are none of a new row's business.
+    pub fn centring(&self) -> Option<&Centring> {
+        self.centring.as_ref()
     }
 
     pub fn sigma(&self) -> &[f64] {
@@ -233,12 +284,20 @@ impl Model {
         let mut rest = rows.as_mut_slice();
         for run in mapped.columns.chunk_by(|a, b| a + 1 == *b) {
             let (here, after) = rest.split_at_mut(run.len() * rank);
-            self.right.read(run[0], here).map_err(|error| {
-                let path = self.directory.join("Vt.npy");
-                Failure::resources(format!("{} cannot be read: {error}", path.display()))
-            })?;
+            self.read_rows(run[0], here)?;
             rest = after;
         }
         Ok(rows)
+    }
+
+    /// Rows of V from the first on.
+    ///
+    /// # Errors
+    /// Resources: the file cannot be read.
+    pub fn read_rows(&self, first: u64, rows: &mut [f64]) -> Result<(), Failure> {
+        self.right.read(first, rows).map_err(|error| {
+            let path = self.directory.join("Vt.npy");
+            Failure::resources(format!("{} cannot be read: {error}", path.display()))
+        })
     }
 }

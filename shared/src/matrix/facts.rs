@@ -32,6 +32,25 @@ pub struct MatrixFacts {
     pub max_abs: f64,
     /// Sum of squares of each column, added in the order of rows: columns numbers.
     pub column_squares: Vec<f64>,
+    /// How the blocks are to be read, if not as the matrix itself.
+    #[serde(default)]
+    pub view: Option<View>,
+}
+
+/// Blocks that hold B = [A | P] where the matrix is (A - P Q^T) diag(d): then it is B L with L = [diag(d); -Q^T diag(d)],
+/// and nothing that reads blocks has to know. The facts beside it are those of the matrix, but for the blocks' own.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct View {
+    /// d: columns numbers.
+    pub scale: Vec<f64>,
+    /// Q: columns x added, row-major.
+    pub loads: Vec<f64>,
+    /// Columns of P.
+    pub added: u32,
+    /// Of B: columns + added numbers.
+    pub column_squares: Vec<f64>,
+    /// Of B.
+    pub max_abs: f64,
 }
 
 impl MatrixFacts {

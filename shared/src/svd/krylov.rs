@@ -59,7 +59,7 @@ pub enum KrylovWork {
         width: u32,
         random: Random,
     },
-    /// Shifts, chunk of every part of Z -> Z f64[rows x w].
+    /// Shifts, chunks of Z -> Z f64[rows x w].
     Unfold {
         shape: Shape,
         slice: Slice,
@@ -156,7 +156,7 @@ impl KrylovWork {
                 extra,
             } => {
                 let mut inputs = Inputs::of(inputs);
-                let shifts = inputs.numbers::<i16>(shape.columns as usize)?;
+                let shifts = inputs.bytes()?.numbers()?;
                 let count = slice.rows as usize * shape.width as usize;
                 let mut out = BytesMut::unwritten_for::<f64>(count)?;
                 let z = out.numbers_mut();

@@ -11,6 +11,7 @@ mod passes;
 pub mod polish;
 pub mod results;
 mod tsqr;
+mod view;
 
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +83,10 @@ pub struct Slice {
 ///
 /// Every kind lists its inputs in order. `f64[a x b]` is a row-major array of numbers. `h` is the height of a triangular
 /// factor: min(rows below it, l).
+///
+/// *Chunks* of an n x l sum are the slice's chunk of every part. Where the blocks are those of a
+/// [`View`](crate::matrix::facts::View), the chunk behind the slices of every part follows (if the view adds columns), then
+/// the map; whatever reads blocks has n + s columns then.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum SvdWork {
     /// Nothing -> one panel of the test matrix Omega, T[n x w], entries uniform in (-1, 1) / sqrt(n).
@@ -102,7 +107,7 @@ pub enum SvdWork {
         panel: u16,
         extra: i32,
     },
-    /// Shifts, chunk of every part of Z -> R f64[h x l], then Q f64[rows x h], of the slice.
+    /// Shifts, chunks of Z -> R f64[h x l], then Q f64[rows x h], of the slice.
     LeafQr {
         shape: Shape,
         slice: Slice,
@@ -176,7 +181,7 @@ pub enum SvdWork {
         scale: i32,
         shape: Shape,
     },
-    /// Shifts, small SVD, signs, signed slice of V, chunk of every part of B^T -> sums of squares f64[k] of
+    /// Shifts, small SVD, signs, signed slice of V, chunks of B^T -> sums of squares f64[k] of
     /// B^T W - V diag(sigma), which is A^T U - V diag(sigma) as the products gave it.
     RightResidual {
         shape: Shape,
@@ -199,6 +204,12 @@ pub enum SvdWork {
     },
     Krylov(krylov::KrylovWork),
     Polish(polish::PolishWork),
+    /// Panel of X T[n x w], map f64[n x (1 + s)] -> L X: the panel T[(n + s) x w] that blocks of a
+    /// [`View`](crate::matrix::facts::View) are multiplied with.
+    Spread {
+        shape: Shape,
+        panel: u16,
+    },
 }
 
 /// Fraction bits of Gram sums of orthonormal columns, whose entries are at most 1.
@@ -230,6 +241,7 @@ impl Work for SvdWork {
             Self::GramOut { .. } => "gram-out",
             Self::Krylov(work) => work.verb(),
             Self::Polish(work) => work.verb(),
+            Self::Spread { .. } => "spread",
         }
     }
 
@@ -270,6 +282,7 @@ impl Work for SvdWork {
             Self::GramOut { rank } => results::gram_out(*rank, inputs),
             Self::Krylov(work) => work.block(inputs),
             Self::Polish(work) => work.block(inputs),
+            Self::Spread { shape, panel } => view::spread(*shape, *panel, inputs),
             Self::Power { .. } | Self::Project { .. } | Self::Gram { .. } => {
                 unreachable!("{} folds", self.verb())
             }
@@ -309,7 +322,8 @@ impl Work for SvdWork {
             | Self::LeftResidual { .. }
             | Self::RightResidual { .. }
             | Self::Sum { .. }
-            | Self::GramOut { .. } => unreachable!("{} yields a block", self.verb()),
+            | Self::GramOut { .. }
+            | Self::Spread { .. } => unreachable!("{} yields a block", self.verb()),
         }
     }
 }

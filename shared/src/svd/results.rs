@@ -241,7 +241,7 @@ fn right_residual_of<T: Real>(
 ) -> Result<Bytes, WorkError> {
     let (rows, l, k) = (slice.rows as usize, shape.width as usize, rank as usize);
     let mut inputs = Inputs::of(inputs);
-    let shifts = inputs.numbers::<i16>(shape.columns as usize)?;
+    let shifts = inputs.bytes()?.numbers()?;
     let svd = Small::read(inputs.bytes()?, l)?;
     let signs = inputs.numbers::<f64>(k)?;
     let v = inputs.numbers::<T>(rows * k)?;

@@ -4,7 +4,7 @@
 //! result orthonormal to roundoff whatever the condition of the input (the indirect A R^-1 does not). References: Demmel,
 //! Grigori, Hoemmen, Langou 2012; Benson, Gleich, Demmel 2013.
 
-use super::{Inputs, Shape, Slice, exactly, layout::Panels, with_precision};
+use super::{Inputs, Shape, Slice, exactly, layout::Panels, view::Map, with_precision};
 use crate::{
     farm::{
         bytes::{Bytes, BytesMut},
@@ -22,7 +22,7 @@ pub(super) fn factors(q: &[f64], r: &[f64]) -> Result<Bytes, WorkError> {
     Ok(out.freeze())
 }
 
-/// Rows of a slice from the chunks of all parts of a sum: f64[rows x l], row-major.
+/// Rows of a slice from the chunks of a sum: f64[rows x l], row-major.
 pub(super) fn unfolded(
     shape: Shape,
     slice: Slice,
@@ -44,10 +44,40 @@ pub(super) fn unfold_into(
     all: &mut [f64],
 ) -> Result<(), WorkError> {
     let panels = Panels::of(shape);
-    let (rows, width) = (slice.rows as usize, shape.width as usize);
+    let (own, of_view) = chunks.split_at(chunks.len().min(panels.len()));
+    let (first, rows, n) = (
+        slice.first as usize,
+        slice.rows as usize,
+        shape.columns as usize,
+    );
+    let map = match of_view.last() {
+        None => None,
+        Some(map) => Some(Map::read(map, n)?),
+    };
+    exactly(shifts, n + map.as_ref().map_or(0, Map::added))?;
+    unfold_rows(shape, &shifts[first..first + rows], extra, own, all)?;
+    if let Some(map) = map {
+        let mut tail = vec![0.0; map.added() * shape.width as usize];
+        if map.added() > 0 {
+            let chunks = &of_view[..of_view.len() - 1];
+            unfold_rows(shape, &shifts[n..], extra, chunks, &mut tail)?;
+        }
+        map.pull(first, shape.width as usize, &tail, all);
+    }
+    Ok(())
+}
+
+/// One row a shift.
+fn unfold_rows(
+    shape: Shape,
+    shifts: &[i16],
+    extra: i32,
+    chunks: &[Bytes],
+    all: &mut [f64],
+) -> Result<(), WorkError> {
+    let panels = Panels::of(shape);
+    let (rows, width) = (shifts.len(), shape.width as usize);
     exactly(chunks, panels.len())?;
-    let first = slice.first as usize;
-    let shifts = &shifts[first..first + rows];
     let mut part = Vec::new();
     for (p, chunk) in chunks.iter().enumerate() {
         let w = panels.widths[p];
@@ -72,7 +102,7 @@ pub(super) fn leaf(
     inputs: &[Bytes],
 ) -> Result<Bytes, WorkError> {
     let mut inputs = Inputs::of(inputs);
-    let shifts = inputs.numbers::<i16>(shape.columns as usize)?;
+    let shifts = inputs.bytes()?.numbers()?;
     let z = unfolded(shape, slice, extra, shifts, inputs.rest())?;
     let (q, r) = dense::qr::<f64>(slice.rows as usize, shape.width as usize, &z);
     factors(&q, &r)
