@@ -99,6 +99,10 @@ fn fold<W: Work>(work: &W, inputs: &[Bytes], parts: &mut [Part]) -> Result<(), W
 
 fn caught<T>(run: impl FnOnce() -> Result<T, WorkError>) -> Result<T, WorkError> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        // Of a kernel that got no memory.
+        if let Some(error) = panic.downcast_ref::<WorkError>() {
+            return Err(error.clone());
+        }
         let text = panic
             .downcast_ref::<&str>()
             .map(|s| (*s).to_owned())

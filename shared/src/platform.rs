@@ -44,7 +44,7 @@ const MAPPED_FROM: usize = 64 << 10;
 impl Pages {
     /// As [`zeroed`](Self::zeroed), but memory that was kept holds what it held: for those who write all of it anyway.
     pub fn unwritten(len: usize) -> Option<Self> {
-        take_kept(len).or_else(|| Self::fresh(len))
+        take_kept(len).or_else(|| Self::made(len))
     }
 
     /// `None` when the system refuses.
@@ -53,7 +53,12 @@ impl Pages {
             kept.as_mut_slice().fill(0);
             return Some(kept);
         }
-        Self::fresh(len)
+        Self::made(len)
+    }
+
+    /// What is only kept is given up before anything is refused.
+    fn made(len: usize) -> Option<Self> {
+        Self::fresh(len).or_else(|| let_go().then(|| Self::fresh(len)).flatten())
     }
 
     fn fresh(len: usize) -> Option<Self> {
@@ -64,7 +69,8 @@ impl Pages {
                 from: Source::Empty,
             });
         }
-        #[cfg(unix)]
+        // Miri knows no mappings.
+        #[cfg(all(unix, not(miri)))]
         if len >= MAPPED_FROM {
             return Self::mapped(len);
         }
@@ -78,7 +84,7 @@ impl Pages {
         })
     }
 
-    #[cfg(unix)]
+    #[cfg(all(unix, not(miri)))]
     fn mapped(len: usize) -> Option<Self> {
         use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
         let huge = len >= HUGE / 2;
@@ -181,7 +187,6 @@ pub fn keep_freed(bytes: usize) {
     free(over);
 }
 
-fn take_kept(len: usize) -> Option<Pages> {
 /// How much of a memory budget is worth letting stay for [`keep_freed`]: blocks of the few lengths that come and go, but no
 /// large share of a small budget.
 pub fn freed_worth_keeping(budget: u64) -> u64 {
@@ -189,12 +194,21 @@ pub fn freed_worth_keeping(budget: u64) -> u64 {
     (budget / 16).min(FREED_BYTES)
 }
 
+fn take_kept(len: usize) -> Option<Pages> {
     if len < KEPT_FROM || KEEP_BYTES.load(Ordering::Relaxed) < len {
         return None;
     }
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     let at = kept.iter().rposition(|pages| pages.len == len)?;
     Some(kept.remove(at))
+}
+
+/// Gives back all that is kept; false when there was nothing.
+fn let_go() -> bool {
+    let all = std::mem::take(&mut *KEPT.lock().unwrap_or_else(PoisonError::into_inner));
+    let some = !all.is_empty();
+    free(all);
+    some
 }
 
 fn keep(pages: Pages) {
@@ -246,7 +260,6 @@ pub fn return_large_allocations() {
     }
 }
 
-/// Bytes of this process that are in memory now, where the system tells.
 /// Makes a file that may grow no more (`ulimit -f`) an error, where the system would end the process without a word.
 pub fn be_told_of_long_files() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -256,6 +269,7 @@ pub fn be_told_of_long_files() {
     }
 }
 
+/// Bytes of this process that are in memory now, where the system tells.
 pub fn resident_bytes() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {

@@ -19,6 +19,7 @@ use super::{
     sketch::assert_power_of_two,
 };
 use crate::{
+    farm::work::WorkError,
     matrix::block::{CODE_BITS, CODES, RowBlock, Tile, Values},
     platform::Pages,
 };
@@ -165,7 +166,9 @@ fn with_scratch(len: usize, run: impl FnOnce(&mut [u8])) {
         }
         let pages = kept
             .as_mut()
-            .unwrap_or_else(|| panic!("could not allocate {len} bytes for the rows of a tile"));
+            // Kernels have no errors; whoever runs a task knows this one from a bug. The first tile is the longest, so
+            // nothing has been added before it.
+            .unwrap_or_else(|| std::panic::panic_any(WorkError::OutOfMemory { bytes: len as u64 }));
         run(&mut pages.as_mut_slice()[..len]);
     });
 }
