@@ -16,6 +16,7 @@ use crate::{
     },
     job::size,
     plan::{Mark, Plan},
+    record,
     scheduler::SchedulerConfig,
     spool::Spool,
 };
@@ -59,6 +60,8 @@ pub enum Workers<'a> {
 pub struct Place<'a> {
     pub workers: Workers<'a>,
     pub spool: Option<Arc<Spool>>,
+    /// Where to keep a record for people.
+    pub record: Option<record::Place>,
 }
 
 /// The plan's own input beside the row blocks.
@@ -111,6 +114,7 @@ pub fn factor(
                     })
                     .collect(),
                 spool,
+                record: place.record.clone(),
                 ..EmbeddedOptions::new(1, 0)
             };
             run_embedded(
@@ -132,6 +136,7 @@ pub fn factor(
                     ..SchedulerConfig::farm()
                 },
                 spool,
+                record: place.record.clone(),
                 progress_ms_min: 100,
                 deliver,
                 progress,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::farm::traffic::Sums;
 use crate::output::certificate::{Certificate, Status};
 
 /// What a run was and what came out.
@@ -55,6 +56,16 @@ pub struct Summary {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct FarmSummary {
     pub nodes: Vec<NodeSummary>,
+    pub stages: Vec<StageBytes>,
+}
+
+/// What went over the links in a stage, without what carries it. `svdjob explain` tells it for each link.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct StageBytes {
+    pub stage: String,
+    /// It reads the whole matrix.
+    pub pass: bool,
+    pub bytes: Sums,
 }
 
 /// One node of a run, in the order of names.

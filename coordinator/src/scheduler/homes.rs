@@ -207,7 +207,7 @@ impl<W: Clone> Scheduler<W> {
         }
         for ((from, to), blocks) in moves {
             let moved = Moved {
-                at: now,
+                at_us: now.0,
                 blocks,
                 from,
                 to,

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use shared::farm::{
     ids::{AgentId, TaskId},
     message::Waits,
@@ -10,7 +11,7 @@ use shared::farm::{
 };
 
 /// Why a task was asked back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Recall {
     /// Somebody else stood idle.
     Idle,
@@ -22,7 +23,7 @@ pub enum Recall {
     SlowLink,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Transition {
     Ready,
     /// It was at home with this agent, which had more left than it takes to ship and do it elsewhere.
@@ -62,7 +63,7 @@ pub struct Waited {
 }
 
 /// What happened to an agent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Turn {
     Hello {
         cores: u16,
@@ -94,9 +95,10 @@ pub struct LifeLine {
 }
 
 /// Input blocks that found another home.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Moved {
-    pub at: Moment,
+    /// Microseconds since the start.
+    pub at_us: u64,
     pub blocks: u32,
     /// `None`: they had none.
     pub from: Option<AgentId>,

@@ -8,6 +8,8 @@ use shared::farm::{
 
 use super::*;
 
+mod pace;
+
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 struct Nothing;
 
