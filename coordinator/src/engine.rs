@@ -17,6 +17,7 @@ use crate::{
     },
     job::size,
     plan::{Mark, Plan},
+    record,
     scheduler::SchedulerConfig,
     spool::Spool,
 };
@@ -60,6 +61,8 @@ pub enum Workers<'a> {
 pub struct Place<'a> {
     pub workers: Workers<'a>,
     pub spool: Option<Arc<Spool>>,
+    /// Where to keep a record for people.
+    pub record: Option<record::Place>,
 }
 
 /// The plan's own inputs beside the row blocks.
@@ -109,6 +112,7 @@ pub fn factor(
                     })
                     .collect(),
                 spool,
+                record: place.record.clone(),
                 ..EmbeddedOptions::new(1, 0)
             };
             run_embedded(
@@ -130,6 +134,7 @@ pub fn factor(
                     ..SchedulerConfig::farm()
                 },
                 spool,
+                record: place.record.clone(),
                 progress_ms_min: 100,
                 deliver,
                 progress,

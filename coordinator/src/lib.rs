@@ -17,6 +17,7 @@ pub mod library;
 pub mod memory;
 pub mod output;
 pub mod plan;
+pub mod record;
 pub mod report;
 pub mod run;
 pub mod scheduler;

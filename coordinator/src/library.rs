@@ -138,6 +138,7 @@ pub fn svd(matrix: CsMatView<'_, f64>, factor: &FactorSpec, hands: &Hands) -> Re
         &Place {
             workers: Workers::Here(hands),
             spool: None,
+            record: None,
         },
         &mut sink,
         &mut |_, _| {},

@@ -9,7 +9,7 @@ mod planned;
 use std::{
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use serde_json::json;
@@ -41,6 +41,7 @@ use crate::{
     library,
     output::{certificate::Certificate, labels, manifest, staging::Staging},
     plan::{Mark, Plan},
+    record,
     report::{
         nearest,
         numbers::count,
@@ -92,6 +93,7 @@ pub fn run(
         let blocks = ingested.inputs.clone();
         let keeping = Keeping {
             spools: cache.spools(),
+            records: cache.records(),
             forget: options.fresh && attempt == 0,
         };
         let repeat = options.repeat.as_ref();
@@ -247,6 +249,18 @@ fn factored(
             (None, None) => unreachable!("one of the two is there"),
         },
         spool,
+        record: Some(record::Place {
+            folder: keeping.records.clone(),
+            head: record::Head {
+                version: record::VERSION,
+                release: env!("CARGO_PKG_VERSION").to_owned(),
+                started_ms: now_ms(),
+                directory: job.directory.clone(),
+                input: job.matrix.path.clone(),
+                plan: plan.hash.to_string(),
+                farm: farm.is_some(),
+            },
+        }),
     };
     let resumed = place.spool.as_ref().and_then(|spool| resumes(&plan, spool));
     if let Some(resumed) = &resumed {
@@ -297,7 +311,9 @@ fn factored(
     if let Some(farm) = &farm {
         summary.warnings.extend(farm::unlike(&farm.members()));
     }
-    summary.farm = farm.as_ref().map(|farm| farm::summary(&farm.members()));
+    summary.farm = farm
+        .as_ref()
+        .map(|farm| farm::summary(&farm.members(), &report));
     summary.resumed = resumed;
     summary.warnings.extend(planned.remarks.iter().cloned());
     if !job.report.nearest.is_empty() {
@@ -337,9 +353,16 @@ fn factored(
     Ok(Ended::Done(Box::new(summary)))
 }
 
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
 /// Where results are kept for a run after this one, should it not end well.
 struct Keeping {
     spools: PathBuf,
+    records: PathBuf,
     /// Forget what a run before has kept.
     forget: bool,
 }

@@ -249,7 +249,8 @@ impl<W: Work, L: Links> Driver<W, L> {
             },
             Letter::Report(Report::Loaded { hash, outcome }) => Event::Loaded {
                 hash,
-                outcome: outcome.map(|bytes| {
+                shipped: outcome.as_ref().is_ok_and(|(_, shipped)| *shipped),
+                outcome: outcome.map(|(bytes, _)| {
                     let length = bytes.len() as u64;
                     self.hands.put(Name::Input(hash), bytes);
                     length

@@ -28,7 +28,8 @@ pub enum Report {
     },
     Loaded {
         hash: ContentHash,
-        outcome: Result<Bytes, InputError>,
+        /// With whether a link was crossed for it.
+        outcome: Result<(Bytes, bool), InputError>,
     },
     Gathered {
         name: Name,
@@ -86,7 +87,7 @@ impl<W: Work> Executor<W> {
                     let report = match errand {
                         Errand::Load(hash) => Report::Loaded {
                             hash,
-                            outcome: inputs.load(&hash),
+                            outcome: inputs.fetch(&hash),
                         },
                         Errand::Add(name, pieces) => Report::Gathered {
                             name,

@@ -8,6 +8,11 @@ pub use shared::farm::message::{InputError, InputErrorKind};
 pub trait Inputs: Send + Sync {
     fn load(&self, hash: &ContentHash) -> Result<Bytes, InputError>;
 
+    /// As [`load`](Self::load), and whether a link had to be crossed for it.
+    fn fetch(&self, hash: &ContentHash) -> Result<(Bytes, bool), InputError> {
+        Ok((self.load(hash)?, false))
+    }
+
     /// Whether the block is at hand, without a link to be crossed.
     fn has(&self, _hash: &ContentHash) -> bool {
         true

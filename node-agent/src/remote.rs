@@ -292,7 +292,7 @@ impl RemoteInputs {
             .clear();
     }
 
-    fn fetch(&self, hash: &ContentHash) -> Result<Bytes, InputError> {
+    fn ask(&self, hash: &ContentHash) -> Result<Bytes, InputError> {
         let failed = |kind, why: &str| InputError {
             hash: *hash,
             kind,
@@ -340,12 +340,16 @@ impl RemoteInputs {
 
 impl Inputs for RemoteInputs {
     fn load(&self, hash: &ContentHash) -> Result<Bytes, InputError> {
+        Ok(self.fetch(hash)?.0)
+    }
+
+    fn fetch(&self, hash: &ContentHash) -> Result<(Bytes, bool), InputError> {
         if let Some(bytes) = self.store.read(hash) {
-            return Ok(bytes);
+            return Ok((bytes, false));
         }
-        let bytes = self.fetch(hash)?;
+        let bytes = self.ask(hash)?;
         self.store.write(hash, &bytes);
-        Ok(bytes)
+        Ok((bytes, true))
     }
 
     fn has(&self, hash: &ContentHash) -> bool {

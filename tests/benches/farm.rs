@@ -12,7 +12,7 @@ use coordinator::{
 use shared::farm::{
     graph::{Accumulator, Graph, Input, Output, Task},
     ids::{AgentId, ContentHash, TaskId},
-    message::{Done, FromAgent, Hello, PROTOCOL, Status, ToAgent, Try},
+    message::{Done, FromAgent, Hello, PROTOCOL, Status, ToAgent, Try, Waits},
     moment::Moment,
 };
 use tests::toy::Toy;
@@ -192,8 +192,10 @@ fn schedule(what: &str, graph: &Arc<Graph<Toy>>, agents: u32, losses: u32) {
                 this,
                 bytes: 1 << 20,
                 took_us: 100_000,
+                waits: Waits::default(),
             }],
             status: Status::default(),
+            received: Vec::new(),
         };
         scheduler.handle(now, said(agent, message));
     }

@@ -102,6 +102,7 @@ fn tasks(what: &str, graph: &Arc<Graph<Classic>>, nodes: usize) {
             config: config(nodes),
             inputs: Arc::new(()),
             spool: None,
+            record: None,
             progress_ms_min: 100,
             deliver: &mut |_, _| Ok::<_, Infallible>(None),
             progress: &mut |_| {},

@@ -20,6 +20,53 @@ fn a_node_dies_in(stage: Stage) {
     reaches(&run, stage);
     h2.kill9();
     farm.ends_well(&run);
+    let told = farm.svdjob(farm.lan.ws(), &["explain", "factor.toml", "--node", "h2"]);
+    told.succeeds(SOON);
+    let account = told.stdout();
+    assert!(account.contains("h2 lost:"), "{account}");
+    match stage {
+        // It may have had nothing yet that anybody misses.
+        Stage::Ship => {}
+        _ => assert!(account.contains("done again: lost with h2"), "{account}"),
+    }
+}
+
+/// What the coordinator sends and receives in a pass is the same for any number of nodes, but for messages.
+#[test]
+fn the_coordinator_s_bytes_in_a_pass_do_not_grow_with_the_nodes() {
+    let farm = lan_or_skip!(Farm::of(3, Job::MIDDLE));
+    let mut nodes = Vec::new();
+    let mut alone = None;
+    for (count, name) in [(1_u64, "h1"), (2, "h2"), (3, "h3")] {
+        nodes.push(farm.node(name));
+        let run = farm.run(&["--at-least", &count.to_string(), "--json"]);
+        farm.ends_well(&run);
+        let result: serde_json::Value =
+            serde_json::from_str(&run.stdout()).expect("one JSON object");
+        let stages = result["farm"]["stages"].as_array().expect("stages");
+        let of = |stage: &serde_json::Value, what: &str| {
+            stage["bytes"][what].as_u64().expect("a number")
+        };
+        let sum = |what| stages.iter().map(|stage| of(stage, what)).sum::<u64>();
+        // In most passes no block has to be sent: a median does not see those that move.
+        let passes = stages.iter().filter(|stage| stage["pass"] == true);
+        let mut sent: Vec<u64> = passes.map(|stage| of(stage, "sent")).collect();
+        sent.sort_unstable();
+        let sent = sent[sent.len() / 2];
+        let (received, between) = (sum("received"), sum("between_nodes"));
+        eprintln!(
+            "{count} nodes: {sent} sent in a pass, {received} received, {between} between nodes"
+        );
+        assert_eq!(between > 0, count > 1, "panels go from node to node");
+        let (sent_alone, received_alone) = *alone.get_or_insert((sent, received));
+        assert_eq!(sent, sent_alone, "by {count} nodes{}", run.told());
+        // What is delivered twice when two have done the same task is not a twentieth.
+        assert!(
+            received <= received_alone + received_alone / 20,
+            "{received} by {count} nodes, {received_alone} by one{}",
+            run.told()
+        );
+    }
 }
 
 #[test]
@@ -241,6 +288,7 @@ fn one_of_three_has_a_slow_link() {
         farm.ends_well(&run);
         start.elapsed()
     };
+    timed("2");
     let two = timed("2");
     let slow = Wire {
         rate_mbit: 20.0,
@@ -249,6 +297,28 @@ fn one_of_three_has_a_slow_link() {
     farm.lan.wire("h3", slow);
     let _slow = farm.node("h3");
     let three = timed("3");
+    let told = farm.svdjob(farm.lan.ws(), &["explain", "factor.toml", "--json"]);
+    told.succeeds(SOON);
+    let account: serde_json::Value = serde_json::from_str(&told.stdout()).expect("one JSON object");
+    let names = account["names"].as_array().expect("names").iter();
+    let slow: Vec<_> = names
+        .filter(|name| name["name"] == "h3")
+        .map(|name| &name["agent"])
+        .collect();
+    let shares = account["stages"].as_array().expect("stages").iter();
+    let shares: Vec<_> = shares
+        .flat_map(|stage| stage["agents"].as_array().expect("agents"))
+        .collect();
+    let busy = |only_slow: bool| -> u64 {
+        let shares = shares.iter();
+        shares
+            .filter(|share| !only_slow || slow.contains(&&share["agent"]))
+            .map(|share| share["busy_us"].as_u64().expect("a number"))
+            .sum()
+    };
+    eprintln!("it was given {} of {} us of work", busy(true), busy(false));
+    // A third of the cores; but each block, panel and sum would take longer to cross its link than a pass takes.
+    assert!(10 * busy(true) < busy(false), "{}", told.stdout());
     // Not a bound: a machine that does other things, too, times nothing.
     eprintln!("two nodes {two:.1?}, with a third at 20 Mbit/s {three:.1?}");
 }

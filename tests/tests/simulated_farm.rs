@@ -544,13 +544,29 @@ impl Sim {
                         kind: InputErrorKind::Io,
                         why: "of a test".to_owned(),
                     });
-                    self.feed(node, Event::Loaded { hash, outcome });
+                    let shipped = true;
+                    self.feed(
+                        node,
+                        Event::Loaded {
+                            hash,
+                            shipped,
+                            outcome,
+                        },
+                    );
                 } else if self.nodes[node].alive {
                     let bytes = self.inputs[&hash].clone();
                     let length = bytes.len() as u64;
                     self.nodes[node].hands.put(Name::Input(hash), bytes);
                     let outcome = Ok(length);
-                    self.feed(node, Event::Loaded { hash, outcome });
+                    let shipped = true;
+                    self.feed(
+                        node,
+                        Event::Loaded {
+                            hash,
+                            shipped,
+                            outcome,
+                        },
+                    );
                 }
             }
             Thing::Gathered(node, name, pieces) => {

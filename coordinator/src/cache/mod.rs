@@ -7,6 +7,7 @@
 //! <cache>/v1/matrices/<key>.dat       labels and column squares
 //! <cache>/v1/matrices/<key>.lock      held (shared) while the matrix is in use
 //! <cache>/v1/spools/<plan>/           what runs keep to go on from, see [`crate::spool`]
+//! <cache>/v1/records/                 what `svdjob explain` tells from, see [`crate::record`]
 //! <cache>/v1/tmp/<unique>/            what an ingest writes; everything is moved into place at its end
 //! ```
 //!
@@ -119,6 +120,11 @@ impl Cache {
     /// Where the spools of plans lie.
     pub fn spools(&self) -> PathBuf {
         self.root.join("spools")
+    }
+
+    /// Where the records of runs lie.
+    pub fn records(&self) -> PathBuf {
+        self.root.join("records")
     }
 
     fn guard(&self) -> Result<Lock, Failure> {

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod check;
+pub mod explain;
 pub mod farm;
 pub mod init;
 pub mod nodes;
@@ -51,6 +52,7 @@ Examples:
                                  project new rows with the factors
   svdjob farm init               let other machines work too
   svdjob nodes                   which of them are there?
+  svdjob explain                 why did the last run go as it went?
   svdjob help run                all about it";
 
 /// All arguments.
@@ -105,6 +107,7 @@ pub enum Command {
     #[command(subcommand)]
     Farm(farm::FarmCommand),
     Nodes(nodes::NodesArgs),
+    Explain(explain::ExplainArgs),
     #[command(subcommand)]
     Cache(cache::CacheCommand),
     Synth(crate::synth::SynthArgs),
@@ -207,6 +210,7 @@ fn run_command() -> u8 {
         Command::Init(args) => init::run(args, global),
         Command::Farm(command) => farm::run(command, global),
         Command::Nodes(args) => nodes::run(args, global),
+        Command::Explain(args) => explain::run(args, global),
         Command::Cache(command) => cache::run(command, global),
         Command::Synth(args) => signals::stop_flag()
             .and_then(|stop| crate::synth::run(args, &stop))

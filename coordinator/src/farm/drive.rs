@@ -15,7 +15,7 @@ use std::{
 
 use shared::farm::{
     bytes::Bytes,
-    frame::{Bulk, BulkKind, Frame, FrameError, decode_control, plan_tag},
+    frame::{Bulk, BulkKind, Frame, FrameError, decode_control, encode_control, plan_tag},
     graph::Graph,
     ids::{AgentId, ContentHash, TaskId},
     link::Outbox,
@@ -28,9 +28,11 @@ use super::{
     Inputs, RunError, RunReport,
     keeper::{Keeper, Outcome},
     librarian::Librarian,
+    traffic::Traffic,
 };
 use crate::{
-    scheduler::{Action, Event, Progress, Scheduler, SchedulerConfig},
+    record::{self, Batch, Recorder},
+    scheduler::{Action, Event, Mark, Progress, Scheduler, SchedulerConfig},
     spool::Spool,
 };
 
@@ -68,6 +70,8 @@ pub struct Orders<'a, W, E> {
     pub inputs: Arc<dyn Inputs>,
     /// Where checkpoints are kept, and perhaps are from a run before.
     pub spool: Option<Arc<Spool>>,
+    /// Where to keep a record for people.
+    pub record: Option<record::Place>,
     /// The least time between two reports of progress within a stage.
     pub progress_ms_min: u64,
     pub deliver: Deliver<'a, W, E>,
@@ -81,6 +85,8 @@ const STOP_POLL: Duration = Duration::from_millis(50);
 /// How often what threads have done is looked at while they do something.
 const THREADS_POLL: Duration = Duration::from_millis(2);
 const LETTERS_MAX: usize = 256;
+/// How often what is new goes into the record, beside the ends of stages.
+const RECORD_EVERY: Duration = Duration::from_secs(1);
 
 struct Run<'a, W: Work, E> {
     orders: Orders<'a, W, E>,
@@ -94,6 +100,14 @@ struct Run<'a, W: Work, E> {
     start: Instant,
     reported: Option<Instant>,
     stages_done: usize,
+    /// The first stage that is not done.
+    stage: u16,
+    traffic: Traffic,
+    recorder: Option<Recorder>,
+    recorded: Instant,
+    /// How far the story is in the record, and which names.
+    mark: Mark,
+    new_names: Vec<(AgentId, String)>,
 }
 
 /// Runs a plan on the agents that come in through the mailbox.
@@ -109,6 +123,12 @@ pub fn drive<W: Work, E>(
     let scheduler = Scheduler::new(graph, orders.plan, orders.config, kept, &delivered);
     let threads = |why: std::io::Error| RunError::Agent(format!("could not start a thread: {why}"));
     let spool = orders.spool.clone();
+    // No record is no failure.
+    let recorder = orders.record.as_ref().and_then(|place| {
+        Recorder::start(place)
+            .map_err(|why| tracing::info!("no record of this run is kept: {why}"))
+            .ok()
+    });
     let mut run = Run {
         scheduler,
         keeper: spool
@@ -125,48 +145,72 @@ pub fn drive<W: Work, E>(
         start: Instant::now(),
         reported: None,
         stages_done: 0,
+        stage: 0,
+        traffic: Traffic::default(),
+        recorder,
+        recorded: Instant::now(),
+        mark: Mark::default(),
+        new_names: Vec::new(),
     };
-    loop {
-        if run.act()? {
-            break;
-        }
-        if run.orders.stop.load(Ordering::Relaxed) {
-            return Err(RunError::Interrupted);
-        }
-        run.report();
-        run.look_at_threads();
-        let wait = match run.scheduler.poll_deadline() {
-            Some(at) => Duration::from_micros(at.since(run.now())).min(STOP_POLL),
-            None => STOP_POLL,
-        };
-        let busy = run.keeper.as_ref().is_some_and(Keeper::is_busy);
-        let wait = if busy { wait.min(THREADS_POLL) } else { wait };
-        // Whoever is silent may have spoken while this loop was not listening: the letters come first.
-        let mut read = 0;
-        match letters.recv_timeout(wait) {
-            Ok(first) => {
-                let more = letters.try_iter().take(LETTERS_MAX);
-                for letter in std::iter::once(first).chain(more) {
-                    run.read(letter)?;
-                    read += 1;
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(RunError::Agent("all of them are gone".to_owned()));
-            }
-        }
-        let due = run
-            .scheduler
-            .poll_deadline()
-            .is_some_and(|at| at <= run.now());
-        if read == 0 || (due && read <= LETTERS_MAX) {
-            run.handle(Event::Tick);
-        }
-    }
+    let worked = run.work(letters);
+    run.end_record(&worked);
+    worked?;
     let last = run.scheduler.progress(run.now());
     (run.orders.progress)(&last);
     Ok(run.end(last))
+}
+
+impl<W: Work, E> Run<'_, W, E> {
+    /// Until the plan is done.
+    fn work(&mut self, letters: &Receiver<ToCoordinator>) -> Result<(), RunError<E>> {
+        let run = self;
+        loop {
+            if run.act()? {
+                return Ok(());
+            }
+            if run.orders.stop.load(Ordering::Relaxed) {
+                return Err(RunError::Interrupted);
+            }
+            run.report();
+            run.look_at_threads();
+            let wait = match run.scheduler.poll_deadline() {
+                Some(at) => Duration::from_micros(at.since(run.now())).min(STOP_POLL),
+                None => STOP_POLL,
+            };
+            let busy = run.keeper.as_ref().is_some_and(Keeper::is_busy);
+            let wait = if busy { wait.min(THREADS_POLL) } else { wait };
+            // Whoever is silent may have spoken while this loop was not listening: the letters come first.
+            let mut read = 0;
+            match letters.recv_timeout(wait) {
+                Ok(first) => {
+                    let more = letters.try_iter().take(LETTERS_MAX);
+                    for letter in std::iter::once(first).chain(more) {
+                        run.read(letter)?;
+                        read += 1;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(RunError::Agent("all of them are gone".to_owned()));
+                }
+            }
+            let due = run
+                .scheduler
+                .poll_deadline()
+                .is_some_and(|at| at <= run.now());
+            if read == 0 || (due && read <= LETTERS_MAX) {
+                run.handle(Event::Tick);
+            }
+        }
+    }
+}
+
+/// A name for tables.
+fn short(name: &str) -> String {
+    match name.strip_suffix(" in this process") {
+        Some(number) => format!("agent {number}"),
+        None => name.to_owned(),
+    }
 }
 
 /// A graph that has grown is still one, and begins with what was there.
@@ -240,7 +284,11 @@ impl<W: Work, E> Run<'_, W, E> {
                     }
                     // A closed link is followed by the agent's last words.
                     if let Some(outbox) = self.outboxes.get(&agent) {
-                        let _ = outbox.control(&message);
+                        let bytes = encode_control(&message);
+                        let me = AgentId::COORDINATOR;
+                        self.traffic
+                            .control(self.stage, me, agent, bytes.len() as u64);
+                        let _ = outbox.frame(Frame::Control(bytes));
                     }
                 }
                 Action::Deliver(task) => {
@@ -311,6 +359,7 @@ impl<W: Work, E> Run<'_, W, E> {
                 outbox,
             } => {
                 self.outboxes.insert(agent, outbox);
+                self.new_names.push((agent, short(&name)));
                 self.names.insert(agent, name);
                 return Ok(());
             }
@@ -319,6 +368,17 @@ impl<W: Work, E> Run<'_, W, E> {
                     Ok(message) => message,
                     Err(why) => return self.nonsense(agent, why),
                 };
+                let me = AgentId::COORDINATOR;
+                self.traffic
+                    .control(self.stage, agent, me, bytes.len() as u64);
+                if let FromAgent::Done { received, .. } | FromAgent::Heartbeat { received, .. } =
+                    &message
+                {
+                    for came in received {
+                        self.traffic
+                            .blocks(came.stage, came.from, agent, came.bytes);
+                    }
+                }
                 if let (FromAgent::Fetch(fetch), Some(outbox)) =
                     (&message, self.outboxes.get(&agent))
                 {
@@ -356,6 +416,11 @@ impl<W: Work, E> Run<'_, W, E> {
                     | BulkKind::Nothing => return Ok(()),
                 }
                 let task = TaskId(u32::try_from(bulk.request).unwrap_or(u32::MAX));
+                if let Some(spec) = self.scheduler.graph().tasks.get(task.0 as usize) {
+                    let (stage, me) = (spec.stage, AgentId::COORDINATOR);
+                    let bytes = bulk.payload.len() as u64;
+                    self.traffic.blocks(stage, agent, me, bytes);
+                }
                 self.blocks.insert(task, bulk.payload);
                 Event::Delivery { agent, task }
             }
@@ -424,12 +489,62 @@ impl<W: Work, E> Run<'_, W, E> {
         let due = self
             .reported
             .is_none_or(|at| at.elapsed().as_millis() as u64 >= self.orders.progress_ms_min);
-        if due || done != self.stages_done {
+        let ended = done != self.stages_done;
+        let open = stages.iter().position(|s| !s.is_done());
+        self.stage = open.unwrap_or(stages.len().saturating_sub(1)) as u16;
+        if ended || self.recorded.elapsed() >= RECORD_EVERY {
+            self.recorded = Instant::now();
+            self.record();
+        }
+        if due || ended {
             self.stages_done = done;
             self.reported = Some(Instant::now());
             let progress = self.scheduler.progress(self.now());
             (self.orders.progress)(&progress);
         }
+    }
+
+    fn batch(&mut self, mark: &mut Mark, end: Option<String>) -> Batch {
+        let graph = Arc::clone(self.scheduler.graph());
+        Batch {
+            now: self.now(),
+            chapter: self.scheduler.story().since(mark),
+            about: Arc::new(move |task| {
+                let task = &graph.tasks[task.0 as usize];
+                (task.stage, task.work.verb())
+            }),
+            stages: self.scheduler.stages().to_vec(),
+            names: std::mem::take(&mut self.new_names),
+            traffic: self.traffic.clone(),
+            end,
+        }
+    }
+
+    /// What is new goes into the record, if there is time for it.
+    fn record(&mut self) {
+        if self.recorder.is_none() {
+            return;
+        }
+        let mut mark = self.mark;
+        let batch = self.batch(&mut mark, None);
+        match self.recorder.as_ref().and_then(|r| r.take(batch)) {
+            Some(batch) => self.new_names = batch.names,
+            None => self.mark = mark,
+        }
+    }
+
+    /// The last of the record.
+    fn end_record(&mut self, ended: &Result<(), RunError<E>>) {
+        let Some(recorder) = self.recorder.take() else {
+            return;
+        };
+        let how = match ended {
+            Ok(()) => "done".to_owned(),
+            Err(why) => why.to_string(),
+        };
+        let mut mark = self.mark;
+        let batch = self.batch(&mut mark, Some(how));
+        recorder.finish(batch);
     }
 
     fn end(self, last: Progress) -> RunReport {
@@ -446,6 +561,7 @@ impl<W: Work, E> Run<'_, W, E> {
                 .unwrap_or(0),
             busy_us: statuses.iter().map(|s| s.busy_us).collect(),
             story: self.scheduler.into_story(),
+            traffic: self.traffic,
         }
     }
 }

@@ -26,6 +26,7 @@ use shared::farm::{
 
 use super::{Deliver, Orders, RunError, RunReport, ToCoordinator, drive};
 use crate::{
+    record,
     scheduler::{Progress, SchedulerConfig},
     spool::Spool,
 };
@@ -54,6 +55,8 @@ pub struct EmbeddedOptions {
     pub agents: Vec<AgentOptions>,
     /// Where checkpoints are kept.
     pub spool: Option<Arc<Spool>>,
+    /// Where to keep a record for people.
+    pub record: Option<record::Place>,
     /// The least time between two reports of progress within a stage.
     pub progress_ms_min: u64,
 }
@@ -64,6 +67,7 @@ impl EmbeddedOptions {
         Self {
             agents: vec![AgentOptions::new(cores, memory_bytes)],
             spool: None,
+            record: None,
             progress_ms_min: 100,
         }
     }
@@ -205,6 +209,7 @@ pub fn run_embedded<W: Work, E>(
         },
         inputs: Arc::clone(&inputs),
         spool: options.spool.clone(),
+        record: options.record.clone(),
         progress_ms_min: options.progress_ms_min,
         deliver,
         progress,

@@ -8,6 +8,7 @@ pub mod embedded;
 mod keeper;
 mod librarian;
 pub mod remote;
+pub mod traffic;
 
 use shared::farm::{frame::FrameError, graph::GraphError, ids::TaskId, work::WorkError};
 
@@ -30,6 +31,8 @@ pub struct RunReport {
     /// For every agent, time spent in tasks, summed over its workers.
     pub busy_us: Vec<u64>,
     pub story: Story,
+    /// Which bytes went over which link, by stage.
+    pub traffic: traffic::Traffic,
 }
 
 /// Why a run did not end well.

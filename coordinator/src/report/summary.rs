@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     centring::Centring,
+    farm::traffic::Sums,
     job::resolved::{Center, Scale},
     output::certificate::{Certificate, Status},
 };
@@ -84,6 +85,16 @@ impl Centred {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct FarmSummary {
     pub nodes: Vec<NodeSummary>,
+    pub stages: Vec<StageBytes>,
+}
+
+/// What went over the links in a stage, without what carries it. `svdjob explain` tells it for each link.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct StageBytes {
+    pub stage: String,
+    /// It reads the whole matrix.
+    pub pass: bool,
+    pub bytes: Sums,
 }
 
 /// One node of a run, in the order of names.

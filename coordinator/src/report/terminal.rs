@@ -1,7 +1,8 @@
 //! The result for people.
 
 use super::numbers::{about, aligned, count, cut, duration, percent, table, wrap};
-use super::summary::{Centred, FarmSummary, NodeSummary, Summary};
+use super::summary::{Centred, FarmSummary, NodeSummary, StageBytes, Summary};
+use crate::farm::traffic::Sums;
 use crate::job::diagnostics::Look;
 use crate::job::resolved::{Center, Scale, ToleranceKind};
 use crate::output::certificate::{Certificate, Status};
@@ -291,8 +292,19 @@ fn farm(farm: &FarmSummary) -> String {
     let bytes = |of: fn(&NodeSummary) -> u64| farm.nodes.iter().map(of).sum::<u64>();
     let lost = farm.nodes.iter().filter(|n| n.lost.is_some()).count();
     let plural = |n: u64, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
+    let passes: Vec<&StageBytes> = farm.stages.iter().filter(|s| s.pass).collect();
+    let mean = |of: fn(&Sums) -> u64| {
+        passes.iter().map(|s| of(&s.bytes)).sum::<u64>() / (passes.len() as u64).max(1)
+    };
+    let each = format!(
+        "; a pass on average: {} sent, {} received, {} of messages, {} from node to node",
+        size::show(mean(|s| s.sent)),
+        size::show(mean(|s| s.received)),
+        size::show(mean(|s| s.control)),
+        size::show(mean(|s| s.between_nodes)),
+    );
     format!(
-        "{} of {}{}; this machine sent {} and received {}",
+        "{} of {}{}; this machine sent {} and received {}{each}",
         plural(farm.nodes.len() as u64, "node"),
         plural(u64::from(cores), "core"),
         match lost {

@@ -15,15 +15,20 @@ use shared::{
     },
 };
 
+use super::is_pass;
 use crate::{
     failure::{ExitCode, Failure},
-    farm::remote::{Farm, FarmOptions, Member},
+    farm::{
+        RunReport,
+        remote::{Farm, FarmOptions, Member},
+        traffic::Sums,
+    },
     job::resolved::{self, Job, Otherwise},
     launch::Payload,
     plan::Plan,
     report::{
         progress::{Event, Observer, Stage, Unit},
-        summary::{FarmSummary, NodeSummary},
+        summary::{FarmSummary, NodeSummary, StageBytes},
     },
 };
 
@@ -149,7 +154,7 @@ fn wants_a_farm(wish: &resolved::Farm) -> bool {
 }
 
 /// The farm, as the report shows it: a node that was lost and came back is one node.
-pub fn summary(members: &[Member]) -> FarmSummary {
+pub fn summary(members: &[Member], report: &RunReport) -> FarmSummary {
     let mut nodes: BTreeMap<u64, NodeSummary> = BTreeMap::new();
     for member in members {
         let node = nodes.entry(member.card.id).or_insert_with(|| NodeSummary {
@@ -167,7 +172,15 @@ pub fn summary(members: &[Member]) -> FarmSummary {
     }
     let mut nodes: Vec<NodeSummary> = nodes.into_values().collect();
     nodes.sort_by(|a, b| (&a.host, &a.address).cmp(&(&b.host, &b.address)));
-    FarmSummary { nodes }
+    let stages = (0..).zip(&report.stages).map(|(number, stage)| StageBytes {
+        stage: stage.name.clone(),
+        pass: is_pass(&stage.name),
+        bytes: Sums::of(&report.traffic.of(number)),
+    });
+    FarmSummary {
+        nodes,
+        stages: stages.collect(),
+    }
 }
 
 /// Equal bits are promised for equal instruction sets only.

@@ -1,12 +1,17 @@
 //! Which input block is at home with which agent.
 //!
-//! In proportion to cores, later to measured rates; bounded by the room that agents have; in runs of blocks that follow
-//! each other; with those that have them already. A block whose home has it moves only if that gains more, over the passes
+//! In proportion to cores, later to measured rates, less what a slow link takes of a stage; bounded by the room that agents
+//! have; in runs of blocks that follow each other; with those that have them already. A block whose home has it moves only if that gains more, over the passes
 //! that are still to come, than shipping it costs.
 
-use shared::farm::ids::{AgentId, TaskId};
+use std::collections::BTreeMap;
 
-use super::{AgentRow, Scheduler, State, placement::SHIP_BYTES_PER_US};
+use shared::farm::{
+    ids::{AgentId, TaskId},
+    moment::Moment,
+};
+
+use super::{AgentRow, Scheduler, State, story::Moved};
 
 /// A home may have so much more than its share before measured rates move a block: rates waver.
 const SLACK: f64 = 1.0 / 16.0;
@@ -75,7 +80,7 @@ impl<W: Clone> Scheduler<W> {
         rate.map(|rate| rate * f64::from(row.cores))
     }
 
-    pub(super) fn plan_homes(&mut self) {
+    pub(super) fn plan_homes(&mut self, now: Moment) {
         let agents: Vec<AgentId> = (0..self.agents.len() as u32)
             .map(AgentId)
             .filter(|a| self.serves(&self.agents[a.0 as usize]))
@@ -100,13 +105,22 @@ impl<W: Clone> Scheduler<W> {
         // Those not yet measured count as the others are, core for core.
         let cores: f64 = speeds.iter().map(|(_, cores)| f64::from(*cores)).sum();
         let core = speeds.iter().map(|(speed, _)| speed).sum::<f64>() / cores.max(1.0);
-        let weight = |a: AgentId| {
+        let alone = |a: AgentId| {
             let cores = f64::from(row(a).cores);
             if measured {
                 Self::speed(row(a)).unwrap_or(cores * core)
             } else {
                 cores
             }
+        };
+        let all: f64 = agents.iter().map(|a| alone(*a)).sum();
+        let cost = self.planned_stage.map(|s| self.stages[s as usize].cost);
+        let weight = |a: AgentId| {
+            let others = all - alone(a);
+            let without = cost
+                .filter(|_| measured && others > 0.0)
+                .map(|cost| cost as f64 / others);
+            alone(a) * self.time_left(a, without)
         };
         let mut shares: Vec<Share> = agents
             .iter()
@@ -123,6 +137,7 @@ impl<W: Clone> Scheduler<W> {
         for (index, share) in shares.iter().enumerate() {
             share_of[share.agent.0 as usize] = index;
         }
+        let best = self.best_ship_rate();
         // Who keeps what: first what it has, in the order of the blocks.
         let left: u64 = self
             .stages
@@ -149,7 +164,7 @@ impl<W: Clone> Scheduler<W> {
             };
             let has = |s: &Share| self.agents[s.agent.0 as usize].has.contains(block);
             let keep = share.has < share.quota + slack || {
-                let ship = self.tables.input_bytes[block as usize] as f64 / SHIP_BYTES_PER_US;
+                let ship = self.tables.input_bytes[block as usize] as f64 / best;
                 let gains = each / share.weight > ship;
                 let here = shares.iter().any(|s| s.has < s.quota && has(s));
                 measured && has(share) && !gains && !here
@@ -183,6 +198,23 @@ impl<W: Clone> Scheduler<W> {
             homes[block as usize] = old.or(fastest);
         }
         let before = std::mem::replace(&mut self.homes, homes);
+        let mut moves = BTreeMap::<(Option<AgentId>, AgentId), u32>::new();
+        for &block in &self.tables.homed {
+            let (from, to) = (before[block as usize], self.homes[block as usize]);
+            if let Some(to) = to.filter(|_| from != to) {
+                *moves.entry((from, to)).or_default() += 1;
+            }
+        }
+        for ((from, to), blocks) in moves {
+            let moved = Moved {
+                at_us: now.0,
+                blocks,
+                from,
+                to,
+                measured,
+            };
+            self.story.tell_moved(moved);
+        }
         for index in 0..self.tables.homed.len() {
             let block = self.tables.homed[index];
             if self.homes[block as usize] == before[block as usize] {

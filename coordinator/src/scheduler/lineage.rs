@@ -15,7 +15,7 @@ use shared::farm::{
     moment::Moment,
 };
 
-use super::{Keep, Scheduler, State, Transition};
+use super::{Keep, Scheduler, State, Transition, story::Recall};
 
 /// What is being undone: tasks still to look at, and whose readers have to be counted anew.
 #[derive(Default)]
@@ -25,6 +25,8 @@ pub(super) struct Undoing {
     new: Option<TaskId>,
     touched: FxHashSet<TaskId>,
     touched_sums: FxHashSet<AccumulatorId>,
+    /// With whom it was lost.
+    with: AgentId,
 }
 
 impl Undoing {
@@ -34,12 +36,20 @@ impl Undoing {
             ..Self::default()
         }
     }
+
+    fn lost_with(agent: AgentId) -> Self {
+        Self {
+            with: agent,
+            ..Self::default()
+        }
+    }
 }
 
 impl<W: Clone> Scheduler<W> {
     /// The agent is no longer counted on. Whoever calls says what becomes of it.
     pub(super) fn write_off(&mut self, now: Moment, agent: AgentId) {
         let recalls = self.readers_from(agent);
+        self.forget_link(agent);
         let row = &mut self.agents[agent.0 as usize];
         row.assignments.clear();
         row.take_drops();
@@ -51,7 +61,7 @@ impl<W: Clone> Scheduler<W> {
             self.give_up(agent, task);
             self.settle_if_waiting(now, task);
         }
-        let mut undoing = Undoing::default();
+        let mut undoing = Undoing::lost_with(agent);
         for task in holds {
             let row = &mut self.tasks[task.0 as usize];
             if row.holder != Some(agent) {
@@ -73,7 +83,7 @@ impl<W: Clone> Scheduler<W> {
         }
         self.undo_all(now, undoing);
         for (agent, tasks) in recalls {
-            self.recall(now, agent, &tasks);
+            self.recall(now, agent, &tasks, Recall::HolderLost);
         }
         self.population_changed();
         let home: Vec<TaskId> = self.agents[agent.0 as usize].home.iter().copied().collect();
@@ -98,7 +108,7 @@ impl<W: Clone> Scheduler<W> {
         }
         let row = &self.tasks[task.0 as usize];
         if row.state == State::Done && row.holder.is_none() && row.readers_left > 0 {
-            let mut undoing = Undoing::default();
+            let mut undoing = Undoing::lost_with(AgentId::COORDINATOR);
             undoing.tasks.push(task);
             self.undo_all(now, undoing);
         }
@@ -175,7 +185,7 @@ impl<W: Clone> Scheduler<W> {
         self.not_done += 1;
         undoing.touched.insert(task);
         if undoing.new.is_none_or(|new| task < new) {
-            self.story.tell(now, task, Transition::Undone);
+            self.story.tell(now, task, Transition::Undone(undoing.with));
         }
         let graph = Arc::clone(&self.graph);
         let spec = &graph.tasks[task.0 as usize];

@@ -13,6 +13,7 @@ mod homes;
 mod lineage;
 mod placement;
 mod progress;
+mod shipping;
 mod story;
 mod tables;
 #[cfg(test)]
@@ -33,7 +34,9 @@ use shared::farm::{
 };
 
 pub use progress::{Progress, StageProgress};
-pub use story::{Story, TaskStory, Transition};
+pub use story::{
+    Chapter, LifeLine, Line, Mark, Moved, Recall, Story, TaskStory, Transition, Turn, Waited,
+};
 use tables::Tables;
 
 /// With so few agents, each is told of everything at once.
@@ -282,6 +285,7 @@ struct AgentRow {
     shunned_until: Moment,
     shunned_now: bool,
     filed: placement::Filed,
+    link: shipping::Link,
 }
 
 impl AgentRow {
@@ -312,6 +316,7 @@ impl AgentRow {
             shunned_until: Moment::START,
             shunned_now: false,
             filed: placement::Filed::default(),
+            link: shipping::Link::default(),
         }
     }
 }
@@ -367,6 +372,7 @@ pub struct Scheduler<W> {
     planned_stage: Option<u16>,
     twins: FxHashMap<TaskId, Twin>,
     troubles: watch::Troubles,
+    slow: shipping::Slow,
     stages: Vec<StageProgress>,
     not_done: usize,
     not_delivered: usize,
@@ -409,6 +415,7 @@ impl<W: Clone> Scheduler<W> {
             planned_stage: None,
             twins: FxHashMap::default(),
             troubles: watch::Troubles::default(),
+            slow: shipping::Slow::default(),
             stages: Vec::new(),
             not_done: 0,
             not_delivered: 0,
@@ -489,7 +496,13 @@ impl<W: Clone> Scheduler<W> {
             Event::Delivery { agent, task } => self.delivery(now, agent, task),
             Event::NotKept(task) => self.not_kept(now, task),
             Event::KeepNoMore => self.keep_no_more(),
-            Event::Lost(agent) => self.gone(now, agent),
+            Event::Lost(agent) => {
+                let known = self.agents.get(agent.0 as usize);
+                if known.is_some_and(|row| row.life != Life::Gone) {
+                    self.story.tell_turn(now, agent, Turn::Ended);
+                }
+                self.gone(now, agent);
+            }
             Event::Tick => {}
         }
         self.watch(now);
@@ -514,8 +527,13 @@ impl<W: Clone> Scheduler<W> {
         }
         match message {
             FromAgent::Hello(_) => unreachable!("answered above"),
-            FromAgent::Done { done, status } => {
+            FromAgent::Done {
+                done,
+                status,
+                received,
+            } => {
                 self.agents[agent.0 as usize].status = status;
+                self.received(now, agent, &received);
                 for done in done {
                     self.done(now, agent, done);
                 }
@@ -526,8 +544,11 @@ impl<W: Clone> Scheduler<W> {
                 }
             }
             FromAgent::Failed { this, cause } => self.failed(now, agent, this, cause),
-            FromAgent::Heartbeat(status) => self.agents[agent.0 as usize].status = status,
-            FromAgent::Have(places) => self.have(agent, &places),
+            FromAgent::Heartbeat { status, received } => {
+                self.agents[agent.0 as usize].status = status;
+                self.received(now, agent, &received);
+            }
+            FromAgent::Have(places) => self.have(now, agent, &places),
             FromAgent::Unreachable(peer) => self.unreachable(now, agent, peer),
             // The librarian answers; here it only shows that the agent lives.
             FromAgent::Fetch(_) => {}
@@ -565,6 +586,12 @@ impl<W: Clone> Scheduler<W> {
         row.room_bytes = hello.memory_bytes.saturating_add(hello.disk_bytes);
         row.has = Blocks::default();
         row.complaints = 0;
+        let turn = Turn::Hello {
+            cores: row.cores,
+            memory_bytes: hello.memory_bytes,
+            disk_bytes: hello.disk_bytes,
+        };
+        self.story.tell_turn(now, agent, turn);
         self.tell(
             agent,
             ToAgent::Begin {
@@ -578,7 +605,7 @@ impl<W: Clone> Scheduler<W> {
         );
     }
 
-    fn have(&mut self, agent: AgentId, places: &[u32]) {
+    fn have(&mut self, now: Moment, agent: AgentId, places: &[u32]) {
         let row = &mut self.agents[agent.0 as usize];
         for &place in places {
             if (place as usize) < self.tables.inputs.len() {
@@ -587,6 +614,8 @@ impl<W: Clone> Scheduler<W> {
         }
         if !row.surveyed {
             row.surveyed = true;
+            let blocks = places.len() as u32;
+            self.story.tell_turn(now, agent, Turn::Serves { blocks });
             self.population_changed();
         }
     }
@@ -610,6 +639,7 @@ impl<W: Clone> Scheduler<W> {
     fn dequeue(&mut self, agent: AgentId, task: TaskId) {
         let width = u32::from(self.graph.tasks[task.0 as usize].width);
         let row = &mut self.agents[agent.0 as usize];
+        row.link.coming.remove(&task);
         if row.queue.remove(&task) {
             row.queue_width -= width.min(u32::from(row.cores));
         }
@@ -671,6 +701,13 @@ impl<W: Clone> Scheduler<W> {
             return self.done_late(agent, task);
         }
         self.story.tell(now, task, Transition::Done(agent));
+        self.story.tell_waited(Waited {
+            at: now,
+            task,
+            agent,
+            waits: done.waits,
+            took_us: done.took_us,
+        });
         let loser = match (
             self.twins.get(&task).copied(),
             self.tasks[task.0 as usize].state,

@@ -18,7 +18,9 @@ use shared::farm::{
     moment::Moment,
 };
 
-use super::{AgentRow, Keep, Life, Scheduler, Shelf, State, Transition, Twin, tables};
+use super::{
+    AgentRow, Keep, Life, Scheduler, Shelf, State, Transition, Twin, story::Recall, tables,
+};
 
 /// No agent has more tasks.
 const QUEUE_MAX: u32 = 4096;
@@ -26,8 +28,6 @@ const QUEUE_MAX: u32 = 4096;
 const MESSAGE_MAX: usize = 256;
 /// No task counts as shorter.
 const TASK_US_MIN: f64 = 20.0;
-/// What a link carries, until it is known better: 100 MB/s.
-pub(super) const SHIP_BYTES_PER_US: f64 = 100.0;
 /// Idle agents that are tried at once as takers of what is at home elsewhere, and tasks that are offered to each.
 const TAKERS_MAX: usize = 16;
 const OFFERS_MAX: usize = 8;
@@ -262,7 +262,7 @@ impl<W: Clone> Scheduler<W> {
             .map(|(agent, _)| agent)
     }
 
-    fn block_bytes(&self, task: TaskId) -> u64 {
+    pub(super) fn block_bytes(&self, task: TaskId) -> u64 {
         match self.graph.tasks[task.0 as usize].output {
             Output::Block { bytes } => bytes,
             Output::Fold { .. } => 0,
@@ -284,9 +284,9 @@ impl<W: Clone> Scheduler<W> {
 
     pub(super) fn place(&mut self, now: Moment) {
         if std::mem::take(&mut self.replan) {
-            self.plan_homes();
+            self.plan_homes(now);
         }
-        if self.troubles.picky() && !self.shelves.free.is_empty() {
+        if self.picky() && !self.shelves.free.is_empty() {
             // Not everybody may do what is there.
             self.shelves.news = usize::MAX;
         }
@@ -303,7 +303,7 @@ impl<W: Clone> Scheduler<W> {
                 None => self.park(agent),
             }
         }
-        if self.troubles.picky() {
+        if self.picky() {
             self.unstick(now);
         }
         if self.surveyed > 1 {
@@ -317,7 +317,7 @@ impl<W: Clone> Scheduler<W> {
     }
 
     fn next_for(&mut self, agent: AgentId) -> Option<TaskId> {
-        let picky = self.troubles.picky();
+        let picky = self.picky();
         let first = |tasks: &BTreeSet<TaskId>| {
             if picky {
                 let mut tasks = tasks.iter().take(SEARCH_MAX).copied();
@@ -337,26 +337,6 @@ impl<W: Clone> Scheduler<W> {
         Some(task)
     }
 
-    /// Time until an input block or what else a task reads has come to an agent.
-    fn ship_us(&self, agent: AgentId, task: TaskId) -> f64 {
-        let bytes = match self.tables.block_of(task.0) {
-            Some(block) if self.agents[agent.0 as usize].has.contains(block) => 0,
-            Some(block) => self.tables.input_bytes[block as usize],
-            None => {
-                let inputs = self.graph.tasks[task.0 as usize].inputs.iter();
-                inputs
-                    .map(|input| match *input {
-                        Input::Result { task, range } => {
-                            range.map_or_else(|| self.block_bytes(task), |(start, end)| end - start)
-                        }
-                        Input::Block { .. } | Input::Fold { .. } => 0,
-                    })
-                    .sum()
-            }
-        };
-        bytes as f64 / SHIP_BYTES_PER_US
-    }
-
     /// Gives idle agents what is at home with those that have most left.
     fn take_from_others(&mut self, now: Moment) {
         'tasks: while let Some(&(_, owner)) = self.shelves.home_sizes.last() {
@@ -372,6 +352,7 @@ impl<W: Clone> Scheduler<W> {
             for taker in takers {
                 if let Some(task) = self.offer(owner, taker) {
                     self.unshelve(task);
+                    self.story.tell(now, task, Transition::Taken(owner));
                     self.assign(now, taker, task);
                     self.park(taker);
                     continue 'tasks;
@@ -419,12 +400,20 @@ impl<W: Clone> Scheduler<W> {
     fn enqueue(&mut self, now: Moment, agent: AgentId, task: TaskId) {
         self.tasks[task.0 as usize].last = Some(agent);
         let block = self.tables.block_of(task.0);
+        let coming = if self.surveyed > 1 {
+            self.ship_bytes(agent, task)
+        } else {
+            0
+        };
         let width = self.graph.tasks[task.0 as usize].width;
         let row = &mut self.agents[agent.0 as usize];
         if row.queue.is_empty() {
             row.moved = now;
         }
         row.queue.insert(task);
+        if coming > 0 {
+            row.link.coming.insert(task, coming);
+        }
         row.queue_width += u32::from(width.min(row.cores));
         if let Some(block) = block {
             row.has.insert(block);
@@ -496,6 +485,7 @@ impl<W: Clone> Scheduler<W> {
             needs,
             output: spec.output.clone(),
             width: spec.width,
+            stage: spec.stage,
             deliver: (self.tables.delivered[task.0 as usize] && !row.delivered)
                 || row.keep == Keep::Wanted,
         }
@@ -598,11 +588,11 @@ impl<W: Clone> Scheduler<W> {
                 return;
             }
             wanted -= (tasks.len() as u32).min(wanted);
-            self.recall(now, agent, &tasks);
+            self.recall(now, agent, &tasks, Recall::Idle);
         }
     }
 
-    pub(super) fn recall(&mut self, now: Moment, agent: AgentId, tasks: &[TaskId]) {
+    pub(super) fn recall(&mut self, now: Moment, agent: AgentId, tasks: &[TaskId], why: Recall) {
         let mut tries = Vec::with_capacity(tasks.len());
         for &task in tasks {
             tries.push(self.attempt(agent, task));
@@ -616,7 +606,7 @@ impl<W: Clone> Scheduler<W> {
                 }
                 State::Assigned { .. } | State::Waiting | State::Ready | State::Done => {}
             }
-            self.story.tell(now, task, Transition::Recalled(agent));
+            self.story.tell(now, task, Transition::Recalled(agent, why));
         }
         self.refile(agent);
         self.tell(agent, ToAgent::Recall(tries));
@@ -625,7 +615,8 @@ impl<W: Clone> Scheduler<W> {
     /// Asks one task back that need not be done any more.
     pub(super) fn recall_from(&mut self, now: Moment, agent: AgentId, task: TaskId) {
         let this = self.attempt(agent, task);
-        self.story.tell(now, task, Transition::Recalled(agent));
+        self.story
+            .tell(now, task, Transition::Recalled(agent, Recall::Beaten));
         self.tell(agent, ToAgent::Recall(vec![this]));
     }
 }

@@ -2,11 +2,13 @@ use serde::{Deserialize, Serialize};
 use shared::farm::{
     graph::{Accumulator, Task},
     ids::Attempt,
-    message::ProtocolRange,
+    message::{ProtocolRange, Waits},
     work::Work,
 };
 
 use super::*;
+
+mod pace;
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 struct Nothing;
@@ -113,9 +115,18 @@ impl Farm {
             this,
             bytes: 8,
             took_us: 1_000_000,
+            waits: Waits::default(),
         }];
         let status = Status::default();
-        self.said(agent, FromAgent::Done { done, status });
+        let received = Vec::new();
+        self.said(
+            agent,
+            FromAgent::Done {
+                done,
+                status,
+                received,
+            },
+        );
     }
 
     fn actions(&mut self) -> Vec<Action<Nothing>> {
@@ -288,7 +299,12 @@ fn a_lost_partial_sum_is_added_again_and_its_readers_are_told() {
     let actions = farm.actions();
     assert_eq!(actions[0], recall);
     let story = farm.scheduler.story().of(TaskId(other));
-    assert!(story.0.iter().any(|(_, what)| *what == Transition::Undone));
+    assert!(
+        story
+            .0
+            .iter()
+            .any(|(_, what)| *what == Transition::Undone(AgentId(other)))
+    );
     farm.said(reading, FromAgent::Returned(vec![first(2)]));
     assert_eq!(farm.assigned(), [], "the reader waits for the sum");
     let again = Try {
@@ -313,7 +329,13 @@ fn whoever_is_silent_is_written_off_and_comes_back_with_a_hello() {
     assert_eq!(farm.assigned(), [(0, first(0))]);
     assert!(farm.scheduler.poll_deadline() <= Some(Moment(1001)));
     farm.now = 500;
-    farm.said(0, FromAgent::Heartbeat(Status::default()));
+    farm.said(
+        0,
+        FromAgent::Heartbeat {
+            status: Status::default(),
+            received: Vec::new(),
+        },
+    );
     farm.tick_at(1200);
     assert_eq!(farm.scheduler.agents_alive(), 1);
     farm.tick_at(1650);

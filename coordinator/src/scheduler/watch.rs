@@ -11,7 +11,7 @@ use shared::farm::{
     work::WorkError,
 };
 
-use super::{Action, Life, Scheduler, SchedulerConfig, State, Transition};
+use super::{Action, Life, Scheduler, SchedulerConfig, State, Transition, story::Turn};
 
 const PING_US: u64 = 1_000_000;
 /// A loop that was so late has itself been asleep: nobody's silence counts.
@@ -44,8 +44,8 @@ pub(super) struct Troubles {
 }
 
 impl Troubles {
-    /// Not every agent may do every task.
-    pub fn picky(&self) -> bool {
+    /// Somebody fails at something, or cannot reach somebody.
+    fn picky(&self) -> bool {
         !self.failed.is_empty() || !self.apart.is_empty()
     }
 
@@ -87,23 +87,30 @@ impl<W: Clone> Scheduler<W> {
             self.troubles.next_double,
             delayed,
             shunned,
+            self.next_link_again(),
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
-    /// Whether an agent may do a task: it has not failed at it while others have not, and it can reach what the task reads.
+    /// Not every agent may do every task.
+    pub(super) fn picky(&self) -> bool {
+        !self.slow.is_empty() || self.troubles.picky()
+    }
+
+    /// Whether an agent may do a task: it has not failed at it while others have not, it can reach what the task reads, and
+    /// what that costs is less than what it gains.
     pub(super) fn may(&self, agent: AgentId, task: TaskId) -> bool {
         let troubles = &self.troubles;
-        if !troubles.picky() || self.surveyed < 2 {
+        if !self.picky() || self.surveyed < 2 {
             return true;
         }
         let failed = troubles.failed.get(&task);
         if failed.is_some_and(|who| who.contains(&agent)) {
             return false;
         }
-        troubles.apart.is_empty() || self.blamed(agent, task).is_none()
+        (troubles.apart.is_empty() || self.blamed(agent, task).is_none()) && self.pays(agent, task)
     }
 
     /// Somebody whom this agent would need for the task and cannot reach.
@@ -158,6 +165,7 @@ impl<W: Clone> Scheduler<W> {
                 self.population_changed();
             }
         }
+        self.watch_links(now);
         if self.troubles.next_double.is_some_and(|at| at <= now) {
             self.troubles.next_double = None;
         }
@@ -185,10 +193,14 @@ impl<W: Clone> Scheduler<W> {
                 Life::Alive | Life::Suspect
                     if self.config.gone_us.is_some_and(|us| silent >= us) =>
                 {
+                    self.story
+                        .tell_turn(now, agent, Turn::GivenUp { us: silent });
                     self.gone(now, agent);
                     self.actions.push_back(Action::Close(agent));
                 }
                 Life::Alive if self.config.suspect_us.is_some_and(|us| silent >= us) => {
+                    self.story
+                        .tell_turn(now, agent, Turn::Silent { us: silent });
                     self.suspect(now, agent);
                 }
                 Life::Alive | Life::Suspect => {}
@@ -254,6 +266,7 @@ impl<W: Clone> Scheduler<W> {
         row.shunned_now = true;
         row.shunned_until = now + us;
         self.troubles.shunned.insert((now + us, agent));
+        self.story.tell_turn(now, agent, Turn::Shunned { us });
         self.suspect(now, agent);
     }
 
@@ -307,6 +320,12 @@ impl<W: Clone> Scheduler<W> {
         }
     }
 
+    /// Whether a task was given to this agent before any other, and is not asked back.
+    fn is_first(&self, agent: AgentId, task: TaskId) -> bool {
+        matches!(self.tasks[task.0 as usize].state,
+            State::Assigned { agent: a, recalled: false, .. } if a == agent)
+    }
+
     /// Gives tasks that take too long to idle agents, too. Only those that yield blocks: the first answer wins, and the
     /// other is dropped.
     pub(super) fn double(&mut self, now: Moment) {
@@ -326,23 +345,24 @@ impl<W: Clone> Scheduler<W> {
                 continue;
             }
             let running: Vec<TaskId> = row.queue.iter().take(row.cores as usize).copied().collect();
+            let first = running.iter().copied().find(|t| self.is_first(agent, *t));
+            if let Some((first, expected)) = first.and_then(|t| Some((t, self.expected_us(t)?)))
+                && waited > 2.0 * expected + STRAGGLER_US_MIN
+            {
+                self.suspect_link(now, agent, first, waited);
+            }
             for task in running {
                 let spec = &self.graph.tasks[task.0 as usize];
                 match spec.output {
                     Output::Block { .. } => {}
                     Output::Fold { .. } => continue,
                 }
-                let first = matches!(self.tasks[task.0 as usize].state,
-                    State::Assigned { agent: a, recalled: false, .. } if a == agent);
-                if !first || self.twins.contains_key(&task) {
+                if !self.is_first(agent, task) || self.twins.contains_key(&task) {
                     continue;
                 }
-                let stage = &self.stages[spec.stage as usize];
-                if stage.busy_us == 0 {
+                let Some(expected) = self.expected_us(task) else {
                     continue;
-                }
-                let expected =
-                    stage.busy_us as f64 / stage.cost_run.max(1) as f64 * spec.cost as f64;
+                };
                 if waited > 2.0 * expected + STRAGGLER_US_MIN
                     && let Some(idle) = self.idle_agent(task, agent)
                 {

@@ -98,12 +98,14 @@ impl<W: Clone> Agent<W> {
         let queued = self.queue.get_mut(&task).expect("in the queue");
         queued.reserved = block;
         queued.stage = Stage::Admitted { missing };
+        queued.waits.room_us = queued.waited(self.now);
+        let of_stage = queued.of_stage;
         let holders = std::mem::take(&mut queued.holders);
         if missing == 0 {
             self.ready(task);
         }
         for index in coming {
-            self.fetch(sources[index].name, &holders[index]);
+            self.fetch(sources[index].name, &holders[index], of_stage);
         }
         true
     }
@@ -111,6 +113,7 @@ impl<W: Clone> Agent<W> {
     pub(super) fn ready(&mut self, task: TaskId) {
         let queued = self.queue.get_mut(&task).expect("in the queue");
         queued.stage = Stage::Ready;
+        queued.waits.inputs_us = queued.waited(self.now);
         match fold_key(&queued.output) {
             None => self.ready_blocks.insert(task),
             Some(key) => self.ready_folds.entry(key).or_default().insert(task),
@@ -260,6 +263,7 @@ impl<W: Clone> Agent<W> {
         let queued = self.queue.get_mut(&task).expect("in the queue");
         debug_assert_eq!(queued.stage, Stage::Ready);
         queued.stage = Stage::Running;
+        queued.waits.core_us = queued.waited(self.now);
         if queued.width > 1 {
             self.passed_over = 0;
         }

@@ -17,6 +17,10 @@ use crate::store::State;
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     requests: Vec<u64>,
+    /// The stage of the plan that it is for.
+    of_stage: u16,
+    /// Who has sent something last.
+    last: Option<AgentId>,
     /// Who else has the block.
     others: VecDeque<AgentId>,
     /// Frames or answers still awaited.
@@ -34,10 +38,14 @@ pub(super) enum Origin {
 
 impl<W: Clone> Agent<W> {
     /// Sets a block on its way; its room is taken already.
-    pub(super) fn fetch(&mut self, name: Name, holders: &[AgentId]) {
+    pub(super) fn fetch(&mut self, name: Name, holders: &[AgentId], of_stage: u16) {
+        let mut incoming = Incoming {
+            of_stage,
+            ..Incoming::default()
+        };
         match name {
             Name::Input(hash) => {
-                self.loads.push_back(hash);
+                self.loads.push_back((hash, of_stage));
                 self.load();
             }
             Name::Result { task, .. } => {
@@ -45,7 +53,6 @@ impl<W: Clone> Agent<W> {
                     .entry(Origin::Task(task))
                     .or_default()
                     .push(name);
-                let mut incoming = Incoming::default();
                 let agents = || holders.iter().filter(|h| **h != AgentId::COORDINATOR);
                 incoming.others = agents().copied().collect();
                 // Not everybody asks the same one; and the coordinator only when there is nobody else.
@@ -64,7 +71,6 @@ impl<W: Clone> Agent<W> {
                     .entry(Origin::Sum(accumulator))
                     .or_default()
                     .push(name);
-                let mut incoming = Incoming::default();
                 for &holder in holders {
                     self.ask(holder, name, &mut incoming);
                 }
@@ -110,6 +116,7 @@ impl<W: Clone> Agent<W> {
         open.sort_unstable();
         for (request, name) in open {
             self.requests.remove(&request);
+            self.links.closed(peer);
             self.not_from_there(name);
         }
         self.tell(FromAgent::Unreachable(peer));
@@ -134,6 +141,7 @@ impl<W: Clone> Agent<W> {
         let request = self.next_request;
         self.next_request += 1;
         self.requests.insert(request, (name, peer));
+        self.links.asked(self.now, peer);
         incoming.requests.push(request);
         incoming.pending += 1;
         self.actions.push_back(Action::Ask {
@@ -145,15 +153,28 @@ impl<W: Clone> Agent<W> {
 
     pub(super) fn load(&mut self) {
         while self.loading < self.config.loads_max
-            && let Some(hash) = self.loads.pop_front()
+            && let Some((hash, of_stage)) = self.loads.pop_front()
         {
             self.loading += 1;
+            self.loading_for.insert(hash, of_stage);
+            self.links.asked(self.now, AgentId::COORDINATOR);
             self.actions.push_back(Action::Load(hash));
         }
     }
 
-    pub(super) fn loaded(&mut self, hash: ContentHash, outcome: Result<u64, InputError>) {
+    pub(super) fn loaded(
+        &mut self,
+        hash: ContentHash,
+        shipped: bool,
+        outcome: Result<u64, InputError>,
+    ) {
         self.loading -= 1;
+        let from = shipped.then_some(AgentId::COORDINATOR);
+        let of_stage = self.loading_for.remove(&hash).unwrap_or_default();
+        if let (Some(from), Ok(bytes)) = (from, &outcome) {
+            self.links.came(self.now, of_stage, from, *bytes);
+        }
+        self.links.closed(AgentId::COORDINATOR);
         let name = Name::Input(hash);
         if self.resetting {
             self.actions.push_back(Action::Forget(name));
@@ -163,7 +184,7 @@ impl<W: Clone> Agent<W> {
         match outcome {
             Ok(bytes) => {
                 self.loaded_bytes += bytes;
-                self.arrived(name, bytes);
+                self.arrived(name, bytes, from);
             }
             Err(error) => self.failed(name, &Cause::Input(error)),
         }
@@ -202,7 +223,7 @@ impl<W: Clone> Agent<W> {
         match name {
             Name::Input(hash) => {
                 // What the IO threads have begun they finish.
-                if let Some(at) = self.loads.iter().position(|h| *h == hash) {
+                if let Some(at) = self.loads.iter().position(|(h, _)| *h == hash) {
                     self.loads.remove(at);
                     self.store.not_coming(name);
                 }
@@ -222,7 +243,9 @@ impl<W: Clone> Agent<W> {
             return;
         };
         for request in incoming.requests {
-            self.requests.remove(&request);
+            if let Some((_, peer)) = self.requests.remove(&request) {
+                self.links.closed(peer);
+            }
         }
         for (piece, _, bytes) in incoming.pieces {
             match piece {
@@ -244,12 +267,23 @@ impl<W: Clone> Agent<W> {
         what: Parcel,
     ) {
         let known = self.requests.get(&request).copied();
-        let Some((name, incoming)) =
-            known.and_then(|(name, _)| Some((name, self.incoming.get_mut(&name)?)))
+        let Some((name, peer, incoming)) =
+            known.and_then(|(name, peer)| Some((name, peer, self.incoming.get_mut(&name)?)))
         else {
             self.actions.push_back(Action::Discard(parcel));
             return;
         };
+        let more = match what {
+            Parcel::Block | Parcel::Partial(_) => {
+                incoming.last = Some(peer);
+                self.links.came(self.now, incoming.of_stage, peer, bytes);
+                rest > 0 && what != Parcel::Block
+            }
+            Parcel::Nothing => false,
+        };
+        if !more {
+            self.links.closed(peer);
+        }
         match what {
             Parcel::Block => {
                 self.requests.remove(&request);
@@ -258,7 +292,7 @@ impl<W: Clone> Agent<W> {
                     name,
                     piece: Piece::Parcel(parcel),
                 });
-                self.arrived(name, bytes);
+                self.arrived(name, bytes, Some(peer));
             }
             Parcel::Partial(set) => {
                 incoming.pieces.push((Piece::Parcel(parcel), set, bytes));
@@ -307,11 +341,12 @@ impl<W: Clone> Agent<W> {
             return;
         }
         if let [(piece, _, bytes)] = incoming.pieces[..] {
+            let from = incoming.last;
             self.incoming.remove(&name);
             self.actions.push_back(Action::Keep { name, piece });
             self.store.release(bytes);
             // A view of a copy weighs nothing more.
-            self.arrived(name, bytes);
+            self.arrived(name, bytes, from);
             return;
         }
         incoming.gathering = true;
@@ -353,7 +388,7 @@ impl<W: Clone> Agent<W> {
         match outcome {
             Ok(()) => {
                 let bytes = self.chunk_bytes(name);
-                self.arrived(name, bytes);
+                self.arrived(name, bytes, incoming.last);
                 if self.store.unneeded(&name) {
                     self.forget(name);
                 }

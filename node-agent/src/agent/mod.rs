@@ -7,6 +7,7 @@
 
 mod dispatch;
 mod fetch;
+mod links;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +19,8 @@ use shared::farm::{
     graph::Output,
     ids::{AccumulatorId, AgentId, ContentHash, TaskId},
     message::{
-        Assignment, Cause, Done, FromAgent, Hello, InputError, Name, PROTOCOL, Status, ToAgent, Try,
+        Assignment, Cause, Done, FromAgent, Hello, InputError, Name, PROTOCOL, Status, ToAgent,
+        Try, Waits,
     },
     moment::Moment,
     work::WorkError,
@@ -95,6 +97,8 @@ pub enum Event<W> {
     },
     Loaded {
         hash: ContentHash,
+        /// It came from the coordinator, not from this machine's disk or memory.
+        shipped: bool,
         outcome: Result<u64, InputError>,
     },
     Gathered {
@@ -224,8 +228,13 @@ struct Queued<W> {
     holders: Vec<Vec<AgentId>>,
     output: Output,
     width: u16,
+    /// The stage of the plan, not of this task's life.
+    of_stage: u16,
     deliver: bool,
     stage: Stage,
+    /// Since when it is in that.
+    since: Moment,
+    waits: Waits,
     /// Room taken for the block to come.
     reserved: u64,
     taken: Vec<(u16, bool)>,
@@ -268,8 +277,10 @@ pub struct Agent<W> {
     passed_over: u32,
     /// Mean time of a block task, for bundling the very short ones.
     block_us: Option<f64>,
-    loads: VecDeque<ContentHash>,
+    /// With the stage that they are for.
+    loads: VecDeque<(ContentHash, u16)>,
     loading: usize,
+    loading_for: FxHashMap<ContentHash, u16>,
     loaded_bytes: u64,
     busy_us: u64,
     incoming: FxHashMap<Name, fetch::Incoming>,
@@ -285,6 +296,9 @@ pub struct Agent<W> {
     deliveries: VecDeque<TaskId>,
     delivering: usize,
     done: Vec<Done>,
+    links: links::Links,
+    /// The moment of the last event.
+    now: Moment,
     told: Moment,
 }
 
@@ -295,6 +309,14 @@ fn hello(config: &AgentConfig) -> Hello {
         memory_bytes: config.memory_bytes,
         disk_bytes: config.disk_bytes,
         isa: config.isa.to_owned(),
+    }
+}
+
+impl<W> Queued<W> {
+    /// How long it was in the stage of its life that ends now.
+    fn waited(&mut self, now: Moment) -> u32 {
+        let us = now.since(std::mem::replace(&mut self.since, now));
+        u32::try_from(us).unwrap_or(u32::MAX)
     }
 }
 
@@ -326,6 +348,7 @@ impl<W: Clone> Agent<W> {
             block_us: None,
             loads: VecDeque::new(),
             loading: 0,
+            loading_for: FxHashMap::default(),
             loaded_bytes: 0,
             busy_us: 0,
             incoming: FxHashMap::default(),
@@ -337,6 +360,8 @@ impl<W: Clone> Agent<W> {
             deliveries: VecDeque::new(),
             delivering: 0,
             done: Vec::new(),
+            links: links::Links::default(),
+            now: Moment::START,
             told: Moment::START,
         }
     }
@@ -355,7 +380,12 @@ impl<W: Clone> Agent<W> {
         if self.actions.is_empty() && !self.done.is_empty() {
             let done = std::mem::take(&mut self.done);
             let status = self.status();
-            self.tell(FromAgent::Done { done, status });
+            let received = self.links.take();
+            self.tell(FromAgent::Done {
+                done,
+                status,
+                received,
+            });
         }
         self.actions.pop_front()
     }
@@ -378,6 +408,7 @@ impl<W: Clone> Agent<W> {
     }
 
     pub fn handle(&mut self, now: Moment, event: Event<W>) {
+        self.now = now;
         match event {
             Event::Coordinator(message) => self.told_by_coordinator(message),
             Event::Asked {
@@ -392,7 +423,11 @@ impl<W: Clone> Agent<W> {
                 bytes,
                 what,
             } => self.parcel(request, rest, parcel, bytes, what),
-            Event::Loaded { hash, outcome } => self.loaded(hash, outcome),
+            Event::Loaded {
+                hash,
+                shipped,
+                outcome,
+            } => self.loaded(hash, shipped, outcome),
             Event::Gathered { name, outcome } => self.gathered(name, outcome),
             Event::Ran { worker, results } => self.ran(worker, results),
             Event::Surveyed(here) => self.tell(FromAgent::Have(here)),
@@ -401,7 +436,8 @@ impl<W: Clone> Agent<W> {
                 if self.poll_deadline().is_some_and(|at| at <= now) {
                     self.told = now;
                     let status = self.status();
-                    self.tell(FromAgent::Heartbeat(status));
+                    let received = self.links.take();
+                    self.tell(FromAgent::Heartbeat { status, received });
                 }
             }
         }
@@ -481,6 +517,7 @@ impl<W: Clone> Agent<W> {
         self.loads.clear();
         self.incoming.clear();
         self.requests.clear();
+        self.links.reset();
         self.misfits.clear();
         self.fetched.clear();
         self.deliveries.clear();
@@ -516,6 +553,7 @@ impl<W: Clone> Agent<W> {
             needs,
             output,
             width,
+            stage,
             deliver,
         } = assignment;
         let mut sources = Vec::with_capacity(needs.len());
@@ -552,8 +590,11 @@ impl<W: Clone> Agent<W> {
                 holders,
                 output,
                 width: width.min(self.config.cores),
+                of_stage: stage,
                 deliver,
                 stage: Stage::Waiting,
+                since: self.now,
+                waits: Waits::default(),
                 reserved: 0,
                 taken: Vec::new(),
             },
@@ -665,6 +706,7 @@ impl<W: Clone> Agent<W> {
                 this: result.this,
                 bytes,
                 took_us: u32::try_from(result.took_us).unwrap_or(u32::MAX),
+                waits: queued.waits,
             });
         }
         self.deliver();
@@ -681,8 +723,8 @@ impl<W: Clone> Agent<W> {
         }
     }
 
-    /// A block is here: whoever waits for it has one thing less to wait for.
-    fn arrived(&mut self, name: Name, bytes: u64) {
+    /// A block is here: whoever waits for it has one thing less to wait for. `from`: who has sent it.
+    fn arrived(&mut self, name: Name, bytes: u64, from: Option<AgentId>) {
         self.store.arrived(name, bytes);
         for task in self.waiters.remove(&name).unwrap_or_default() {
             let Some(queued) = self.queue.get_mut(&task) else {
@@ -692,6 +734,7 @@ impl<W: Clone> Agent<W> {
                 Stage::Admitted { missing } => {
                     *missing -= 1;
                     if *missing == 0 {
+                        queued.waits.last_from = from;
                         self.ready(task);
                     }
                 }

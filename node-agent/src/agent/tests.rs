@@ -41,6 +41,7 @@ fn assignment(task: u32, needs: Vec<Need>, output: Output) -> Assignment<u8> {
         needs,
         output,
         width: 1,
+        stage: 0,
         deliver: false,
     }
 }
@@ -89,6 +90,7 @@ impl Bench {
 
     fn loads(&mut self, n: u8, bytes: u64) -> Vec<Action<u8>> {
         self.event(Event::Loaded {
+            shipped: false,
             hash: hash(n),
             outcome: Ok(bytes),
         });
@@ -374,6 +376,7 @@ fn an_input_that_cannot_be_read_fails_all_that_wait_for_it() {
         why: String::new(),
     };
     bench.event(Event::Loaded {
+        shipped: false,
         hash: hash(1),
         outcome: Err(error),
     });

@@ -21,8 +21,8 @@ pub struct ProtocolRange {
 
 /// What this release speaks.
 pub const PROTOCOL: ProtocolRange = ProtocolRange {
-    oldest: 2,
-    newest: 2,
+    oldest: 3,
+    newest: 3,
 };
 
 impl ProtocolRange {
@@ -121,6 +121,8 @@ pub struct Assignment<W> {
     pub needs: Vec<Need>,
     pub output: Output,
     pub width: u16,
+    /// For the account of what came over which link.
+    pub stage: u16,
     /// Send the block to the coordinator.
     pub deliver: bool,
 }
@@ -178,6 +180,19 @@ pub struct Status {
     pub busy_us: u64,
 }
 
+/// What a task waited for at an agent before it began, one after the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Waits {
+    /// For memory.
+    pub room_us: u32,
+    /// For what it reads.
+    pub inputs_us: u32,
+    /// For a core.
+    pub core_us: u32,
+    /// From whom the last came of what it read. Nobody: it was here, or on this machine's disk.
+    pub last_from: Option<AgentId>,
+}
+
 /// A task that is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Done {
@@ -185,6 +200,18 @@ pub struct Done {
     /// Length of the block; none of a fold.
     pub bytes: u64,
     pub took_us: u32,
+    pub waits: Waits,
+}
+
+/// What has come over one link for the tasks of one stage since the agent last told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Received {
+    pub stage: u16,
+    pub from: AgentId,
+    /// Of blocks, without what carries them.
+    pub bytes: u64,
+    /// Time in which it waited for anything of that sender, so that bytes and time give a rate.
+    pub us: u64,
 }
 
 /// An input block that could not be read.
@@ -224,6 +251,7 @@ pub enum FromAgent {
     Done {
         done: Vec<Done>,
         status: Status,
+        received: Vec<Received>,
     },
     /// Given back, never begun.
     Returned(Vec<Try>),
@@ -232,7 +260,10 @@ pub enum FromAgent {
         cause: Cause,
     },
     /// Still here.
-    Heartbeat(Status),
+    Heartbeat {
+        status: Status,
+        received: Vec<Received>,
+    },
     /// That agent does not answer.
     Unreachable(AgentId),
     /// Send me that: an input block, or what you keep of a task. The answer is a bulk frame with this number, a block or
