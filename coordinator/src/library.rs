@@ -10,22 +10,22 @@ use crate::{
     engine::{self, EngineError, Hands, Place, Workers},
     factors::{Quality, Sink},
     failure::Failure,
-    job::resolved::{Accuracy, Center, FactorSpec, Scale, ToleranceKind, Which, word},
+    job::resolved::{Accuracy, Center, FactorSpec, Scale, ToleranceKind, word},
     memory::blocks_of,
     output::certificate::Certificate,
-    plan::{self, Plan},
+    plan::{self, Plan, Sides},
 };
 
 /// A truncated singular value decomposition.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Svd {
-    /// m x k
+    /// m x k; m x 0 if it was not asked for.
     pub u: Array2<f64>,
     /// k, descending. Fewer than asked for when the rank of the matrix is smaller.
     pub s: Array1<f64>,
-    /// k x n
+    /// k x n; 0 x n if it was not asked for.
     pub vt: Array2<f64>,
-    /// sqrt(||A v - s u||^2 + ||A^T u - s v||^2) / s of each triplet.
+    /// sqrt(||A v - s u||^2 + ||A^T u - s v||^2) / s of each triplet; none if they are not known.
     pub residuals: Vec<f64>,
     pub certificate: Certificate,
     /// Hash of U, S, V^T as they were computed: equal for equal bits.
@@ -44,9 +44,6 @@ pub(crate) fn not_yet(key: &str, word: &str) -> Failure {
 
 /// Checks that the matrix has the rank asked for, and entries whose squares f64 can hold.
 pub fn check(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
-    if factor.which != Which::Usv {
-        return Err(not_yet("which", word(&Which::WORDS, factor.which)));
-    }
     if factor.center != Center::None {
         return Err(not_yet("center", word(&Center::WORDS, factor.center)));
     }
@@ -80,8 +77,10 @@ pub fn certificate(
     let kind = tolerance.map_or(ToleranceKind::Residual, |t| t.kind);
     let mut sigma = quality.sigma.clone();
     sigma.extend(&quality.sigma_after);
-    let errors = plan::in_kind(kind, &quality.residuals(), &sigma);
-    let worst = errors.iter().copied().fold(0.0, f64::max);
+    let errors = quality
+        .residuals()
+        .map(|residuals| plan::in_kind(kind, &residuals, &sigma));
+    let worst = errors.map(|errors| errors.iter().copied().fold(0.0, f64::max));
     let squares = facts.frobenius_squared();
     Certificate::new(quality, tolerance, worst, squares, transposed)
 }
@@ -102,7 +101,9 @@ pub fn svd(matrix: CsMatView<'_, f64>, factor: &FactorSpec, hands: &Hands) -> Re
     let (facts, blocks) = blocks_of(rows_first.view())?;
     drop(rows_first);
     check(&facts, factor)?;
-    let plan = Plan::new(&facts, factor).map_err(|why| Failure::resources(why.to_string()))?;
+    let sides = Sides::of(factor.which, transposed);
+    let plan =
+        Plan::new(&facts, factor, sides).map_err(|why| Failure::resources(why.to_string()))?;
     let mut sink = InMemory {
         precision: plan.method.precision(),
         rows: facts.rows as usize,
@@ -134,6 +135,7 @@ struct InMemory {
     rows: usize,
     columns: usize,
     rank: usize,
+    sides: Sides,
     left: Vec<u8>,
     right: Vec<u8>,
 }
@@ -145,6 +147,7 @@ impl Default for InMemory {
             rows: 0,
             columns: 0,
             rank: 0,
+            sides: Sides::BOTH,
             left: Vec::new(),
             right: Vec::new(),
         }
@@ -152,11 +155,13 @@ impl Default for InMemory {
 }
 
 impl Sink for InMemory {
-    fn begin(&mut self, rank: usize) -> Result<(), Failure> {
+    fn begin(&mut self, rank: usize, sides: Sides) -> Result<(), Failure> {
         self.rank = rank;
+        self.sides = sides;
         let number = self.precision.bytes();
-        self.left = vec![0; self.rows * rank * number];
-        self.right = vec![0; self.columns * rank * number];
+        let bytes = |wanted: bool, rows: usize| if wanted { rows * rank * number } else { 0 };
+        self.left = vec![0; bytes(sides.left, self.rows)];
+        self.right = vec![0; bytes(sides.right, self.columns)];
         Ok(())
     }
 
@@ -188,7 +193,8 @@ impl InMemory {
                 }
             }
             .expect("whole numbers in memory");
-            Array2::from_shape_vec((rows, self.rank), numbers).expect("rows of rank numbers")
+            let width = if numbers.is_empty() { 0 } else { self.rank };
+            Array2::from_shape_vec((rows, width), numbers).expect("rows of rank numbers")
         };
         let (mut left, mut right) = (tall(&self.left, self.rows), tall(&self.right, self.columns));
         for (i, _) in quality
@@ -197,8 +203,11 @@ impl InMemory {
             .enumerate()
             .filter(|(_, flip)| **flip)
         {
-            left.column_mut(i).mapv_inplace(|x| -x);
-            right.column_mut(i).mapv_inplace(|x| -x);
+            for (side, wanted) in [(&mut left, self.sides.left), (&mut right, self.sides.right)] {
+                if wanted {
+                    side.column_mut(i).mapv_inplace(|x| -x);
+                }
+            }
         }
         let (u, v) = if transposed {
             (right, left)
@@ -207,7 +216,7 @@ impl InMemory {
         };
         Svd {
             u,
-            residuals: quality.residuals(),
+            residuals: quality.residuals().unwrap_or_default(),
             s: quality.sigma.into(),
             vt: v.reversed_axes(),
             certificate,
