@@ -9,18 +9,29 @@ use shared::{
 
 use crate::{
     failure::Failure,
-    plan::{Mark, Pilot, Plan, Spectrum, Wanted},
+    plan::{Mark, Pilot, Plan, Sides, Spectrum, Wanted},
 };
 
 /// Where rows of the factors go. Rows of both are `rank` numbers in the plan's precision, little-endian, row-major; they
 /// come in any order, each once.
 pub trait Sink {
-    /// How many triplets there are; called once, before any rows.
-    fn begin(&mut self, rank: usize) -> Result<(), Failure>;
+    /// How many triplets there are, and which rows will come; called once, before any rows.
+    fn begin(&mut self, rank: usize, sides: Sides) -> Result<(), Failure>;
     /// Rows of V (right) from `first_row` on.
     fn right(&mut self, first_row: u64, rows: &[u8]) -> Result<(), Failure>;
     /// Rows of U (left) from `first_row` on.
     fn left(&mut self, first_row: u64, rows: &[u8]) -> Result<(), Failure>;
+}
+
+/// What is known of ||A v - s u||.
+#[derive(Clone, PartialEq, Debug)]
+pub enum LeftResiduals {
+    /// Of each triplet, in units of the matrix.
+    Measured(Vec<f64>),
+    /// U has not been formed: it is A V / s, so that nothing is left but rounding.
+    Rounding,
+    /// It takes a pass that was not made.
+    Unknown,
 }
 
 /// What is known of the factors once all is delivered.
@@ -31,10 +42,10 @@ pub struct Quality {
     /// Singular values that come after those wanted, as far as they are known: what gaps are measured to.
     pub sigma_after: Vec<f64>,
     /// ||A v - s u|| and ||A^T u - s v|| of each triplet.
-    pub left_residuals: Vec<f64>,
+    pub left_residuals: LeftResiduals,
     pub right_residuals: Vec<f64>,
-    /// max |U^T U - I| and max |V^T V - I|.
-    pub left_orthogonality: f64,
+    /// max |U^T U - I|, if U was formed, and max |V^T V - I|.
+    pub left_orthogonality: Option<f64>,
     pub right_orthogonality: f64,
     /// Columns of U and V that change their sign when the matrix is the transpose of the user's: so that the largest entry
     /// of each of the user's right singular vectors is positive.
@@ -50,13 +61,22 @@ pub struct Quality {
 }
 
 impl Quality {
-    /// sqrt(||A v - s u||^2 + ||A^T u - s v||^2) / s of each triplet.
-    pub fn residuals(&self) -> Vec<f64> {
-        self.sigma
-            .iter()
-            .zip(self.left_residuals.iter().zip(&self.right_residuals))
-            .map(|(s, (left, right))| left.hypot(*right) / s)
-            .collect()
+    /// sqrt(||A v - s u||^2 + ||A^T u - s v||^2) of each triplet, if it is known.
+    pub fn norms(&self) -> Option<Vec<f64>> {
+        match &self.left_residuals {
+            LeftResiduals::Measured(left) => {
+                let both = left.iter().zip(&self.right_residuals);
+                Some(both.map(|(left, right)| left.hypot(*right)).collect())
+            }
+            LeftResiduals::Rounding => Some(self.right_residuals.clone()),
+            LeftResiduals::Unknown => None,
+        }
+    }
+
+    /// The same over s.
+    pub fn residuals(&self) -> Option<Vec<f64>> {
+        let norms = self.norms()?;
+        Some(norms.iter().zip(&self.sigma).map(|(r, s)| r / s).collect())
     }
 }
 
@@ -84,9 +104,9 @@ pub struct Collector<'a> {
     peaks: Option<Vec<(f64, u64)>>,
     /// Rows that came before the singular values.
     early: Vec<(TaskId, Bytes)>,
-    left_squares: Vec<f64>,
+    left_squares: Option<Vec<f64>>,
     right_squares: Vec<f64>,
-    left_gram: Vec<f64>,
+    left_gram: Option<Vec<f64>>,
     right_gram: Vec<f64>,
 }
 
@@ -113,9 +133,9 @@ impl<'a> Collector<'a> {
             requested: 0,
             peaks: transposed.then(Vec::new),
             early: Vec::new(),
-            left_squares: Vec::new(),
+            left_squares: None,
             right_squares: Vec::new(),
-            left_gram: Vec::new(),
+            left_gram: None,
             right_gram: Vec::new(),
         };
         if let Some(wanted) = plan.wanted() {
@@ -127,11 +147,13 @@ impl<'a> Collector<'a> {
     fn await_factors(&mut self, wanted: Wanted) {
         self.roles.extend([
             (wanted.spectrum.task(), Role::Spectrum(wanted.spectrum)),
-            (wanted.left_residual, Role::LeftResidual),
             (wanted.right_residual, Role::RightResidual),
-            (wanted.left_gram, Role::LeftGram),
             (wanted.right_gram, Role::RightGram),
         ]);
+        let left = wanted.left_residual.map(|task| (task, Role::LeftResidual));
+        self.roles.extend(left);
+        let left = wanted.left_gram.map(|task| (task, Role::LeftGram));
+        self.roles.extend(left);
         for &(task, slice) in &wanted.right {
             self.roles.insert(task, Role::Right { first: slice.first });
         }
@@ -191,7 +213,7 @@ impl<'a> Collector<'a> {
                 let rank = significant(&sigma, asked, reads_in.roundoff(), self.plan.bulk());
                 let after = sigma[asked.min(sigma.len())..].to_vec();
                 self.sigma = Some((sigma[..rank].to_vec(), after));
-                self.sink.begin(rank)?;
+                self.sink.begin(rank, self.plan.sides)?;
                 for (task, bytes) in std::mem::take(&mut self.early) {
                     self.take(task, bytes)?;
                 }
@@ -209,9 +231,9 @@ impl<'a> Collector<'a> {
                 self.look_at(first, &rows);
                 self.sink.left(first, &rows)?;
             }
-            Role::LeftResidual => self.left_squares = numbers().map_err(bug)?,
+            Role::LeftResidual => self.left_squares = Some(numbers().map_err(bug)?),
             Role::RightResidual => self.right_squares = numbers().map_err(bug)?,
-            Role::LeftGram => self.left_gram = numbers().map_err(bug)?,
+            Role::LeftGram => self.left_gram = Some(numbers().map_err(bug)?),
             Role::RightGram => self.right_gram = numbers().map_err(bug)?,
         }
         Ok(())
@@ -279,9 +301,10 @@ impl<'a> Collector<'a> {
             return Err(Failure::bug("the singular values were not delivered"));
         };
         let k = wanted.rank as usize;
-        if [&self.left_squares, &self.right_squares]
-            .iter()
-            .any(|s| s.len() != k)
+        let delivered = |squares: &Vec<f64>| squares.len() == k;
+        if !delivered(&self.right_squares)
+            || self.left_squares.is_some() != wanted.left_residual.is_some()
+            || !self.left_squares.iter().all(delivered)
         {
             return Err(Failure::bug("the residuals were not delivered"));
         }
@@ -299,15 +322,21 @@ impl<'a> Collector<'a> {
                 .collect()
         };
         Ok(Quality {
-            left_residuals: norms(&self.left_squares),
+            left_residuals: match (&self.left_squares, wanted.spectrum) {
+                (Some(squares), _) => LeftResiduals::Measured(norms(squares)),
+                (None, Spectrum::Polished { .. }) => LeftResiduals::Rounding,
+                (None, Spectrum::Small { .. }) => LeftResiduals::Unknown,
+            },
             right_residuals: norms(&self.right_squares),
-            left_orthogonality: orthogonality(&self.left_gram),
+            left_orthogonality: self.left_gram.as_deref().map(orthogonality),
             right_orthogonality: orthogonality(&self.right_gram),
             sigma: scaled.iter().map(|s| s * undo).collect(),
             sigma_after: after.iter().map(|s| s * undo).collect(),
             flipped: match self.peaks {
-                Some(peaks) => peaks.iter().map(|(peak, _)| *peak < 0.0).collect(),
-                None => vec![false; scaled.len()],
+                Some(peaks) if self.plan.sides.left => {
+                    peaks.iter().map(|(peak, _)| *peak < 0.0).collect()
+                }
+                Some(_) | None => vec![false; scaled.len()],
             },
             requested: self.requested,
             reads: self

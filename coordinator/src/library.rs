@@ -15,22 +15,22 @@ use crate::{
     engine::{self, EngineError, Hands, Place, Workers},
     factors::{Quality, Sink},
     failure::Failure,
-    job::resolved::{Accuracy, Center, FactorSpec, ToleranceKind, Which, word},
+    job::resolved::{Accuracy, Center, FactorSpec, ToleranceKind},
     memory::{MemoryBlocks, blocks_of},
     output::certificate::Certificate,
-    plan::{self, Plan},
+    plan::{self, Plan, Sides},
 };
 
 /// A truncated singular value decomposition.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Svd {
-    /// m x k
+    /// m x k; m x 0 if it was not asked for.
     pub u: Array2<f64>,
     /// k, descending. Fewer than asked for when the rank of the matrix is smaller.
     pub s: Array1<f64>,
-    /// k x n
+    /// k x n; 0 x n if it was not asked for.
     pub vt: Array2<f64>,
-    /// sqrt(||A v - s u||^2 + ||A^T u - s v||^2) / s of each triplet.
+    /// sqrt(||A v - s u||^2 + ||A^T u - s v||^2) / s of each triplet; none if they are not known.
     pub residuals: Vec<f64>,
     pub certificate: Certificate,
     /// What was subtracted and divided by first, if anything: the factors are those of what that leaves.
@@ -43,17 +43,8 @@ pub struct Svd {
 const ENTRY_MIN: f64 = 1e-120;
 const ENTRY_MAX: f64 = 1e120;
 
-/// A wish that can be read, with nothing behind it that would fulfil it.
-pub(crate) fn not_yet(key: &str, word: &str) -> Failure {
-    Failure::job(format!("{key} = {word:?} is not possible yet"))
-        .help(format!("leave `{key}` out in this version"))
-}
-
 /// Checks that the matrix has the rank asked for, and entries whose squares f64 can hold.
 pub fn check(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failure> {
-    if factor.which != Which::Usv {
-        return Err(not_yet("which", word(&Which::WORDS, factor.which)));
-    }
     plan::check_rank(facts, factor)?;
     plan::check_blur(facts, factor)?;
     let largest = facts.max_abs;
@@ -82,8 +73,10 @@ pub fn certificate(
     let kind = tolerance.map_or(ToleranceKind::Residual, |t| t.kind);
     let mut sigma = quality.sigma.clone();
     sigma.extend(&quality.sigma_after);
-    let errors = plan::in_kind(kind, &quality.residuals(), &sigma);
-    let worst = errors.iter().copied().fold(0.0, f64::max);
+    let errors = quality
+        .residuals()
+        .map(|residuals| plan::in_kind(kind, &residuals, &sigma));
+    let worst = errors.map(|errors| errors.iter().copied().fold(0.0, f64::max));
     let squares = facts.frobenius_squared();
     let certificate = Certificate::new(quality, tolerance, worst, squares, transposed);
     match factor.center {
@@ -124,7 +117,9 @@ pub fn svd(matrix: CsMatView<'_, f64>, factor: &FactorSpec, hands: &Hands) -> Re
         centring = Some(done.centring);
         check(&facts, factor)?;
     }
-    let plan = Plan::new(&facts, factor).map_err(|why| Failure::resources(why.to_string()))?;
+    let sides = Sides::of(factor.which, transposed);
+    let plan =
+        Plan::new(&facts, factor, sides).map_err(|why| Failure::resources(why.to_string()))?;
     let mut sink = InMemory {
         precision: plan.method.precision(),
         rows: facts.rows as usize,
@@ -189,6 +184,7 @@ struct InMemory {
     rows: usize,
     columns: usize,
     rank: usize,
+    sides: Sides,
     left: Vec<u8>,
     right: Vec<u8>,
 }
@@ -200,6 +196,7 @@ impl Default for InMemory {
             rows: 0,
             columns: 0,
             rank: 0,
+            sides: Sides::BOTH,
             left: Vec::new(),
             right: Vec::new(),
         }
@@ -207,11 +204,13 @@ impl Default for InMemory {
 }
 
 impl Sink for InMemory {
-    fn begin(&mut self, rank: usize) -> Result<(), Failure> {
+    fn begin(&mut self, rank: usize, sides: Sides) -> Result<(), Failure> {
         self.rank = rank;
+        self.sides = sides;
         let number = self.precision.bytes();
-        self.left = vec![0; self.rows * rank * number];
-        self.right = vec![0; self.columns * rank * number];
+        let bytes = |wanted: bool, rows: usize| if wanted { rows * rank * number } else { 0 };
+        self.left = vec![0; bytes(sides.left, self.rows)];
+        self.right = vec![0; bytes(sides.right, self.columns)];
         Ok(())
     }
 
@@ -243,7 +242,8 @@ impl InMemory {
                 }
             }
             .expect("whole numbers in memory");
-            Array2::from_shape_vec((rows, self.rank), numbers).expect("rows of rank numbers")
+            let width = if numbers.is_empty() { 0 } else { self.rank };
+            Array2::from_shape_vec((rows, width), numbers).expect("rows of rank numbers")
         };
         let (mut left, mut right) = (tall(&self.left, self.rows), tall(&self.right, self.columns));
         for (i, _) in quality
@@ -252,8 +252,11 @@ impl InMemory {
             .enumerate()
             .filter(|(_, flip)| **flip)
         {
-            left.column_mut(i).mapv_inplace(|x| -x);
-            right.column_mut(i).mapv_inplace(|x| -x);
+            for (side, wanted) in [(&mut left, self.sides.left), (&mut right, self.sides.right)] {
+                if wanted {
+                    side.column_mut(i).mapv_inplace(|x| -x);
+                }
+            }
         }
         let (u, v) = if transposed {
             (right, left)
@@ -262,7 +265,7 @@ impl InMemory {
         };
         Svd {
             u,
-            residuals: quality.residuals(),
+            residuals: quality.residuals().unwrap_or_default(),
             s: quality.sigma.into(),
             vt: v.reversed_axes(),
             certificate,

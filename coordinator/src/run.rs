@@ -5,6 +5,7 @@ mod farm;
 mod files;
 mod inputs;
 mod planned;
+mod start;
 
 use std::{
     path::PathBuf,
@@ -26,6 +27,7 @@ use self::{
     files::Files,
     inputs::FromCache,
     planned::{planned, too_little},
+    start::WithStart,
 };
 use crate::{
     cache::Cache,
@@ -228,10 +230,7 @@ fn factored(
     stop: &AtomicBool,
 ) -> Result<Ended, Failure> {
     let facts = &ingested.facts;
-    if let Some(start) = &job.warm_start {
-        return Err(library::not_yet("warm_start", &start.display().to_string()));
-    }
-    let (plan, planned) = planned(job, &ingested, repeat)?;
+    let (plan, planned, start) = planned(job, &ingested, repeat)?;
     for remark in &planned.remarks {
         observer.observe(Event::Warning(remark.clone()));
     }
@@ -266,8 +265,12 @@ fn factored(
     if let Some(resumed) = &resumed {
         observer.observe(Event::Note(resumed.clone()));
     }
-    let blocks: Arc<dyn Inputs> = Arc::new(FromCache(ingested.inputs.clone()));
+    let mut blocks: Arc<dyn Inputs> = Arc::new(FromCache(ingested.inputs.clone()));
+    if let Some(start) = start {
+        blocks = Arc::new(WithStart { blocks, start });
+    }
 
+    staging.supersede(files::NAMES);
     let mut stages = Stages::new(&plan, observer);
     let mut files = Files::new(&mut staging, facts, &plan, ingested.transposed);
     let ran = engine::factor(
@@ -297,7 +300,14 @@ fn factored(
     } else {
         (&ingested.row_labels, &ingested.column_labels)
     };
-    for (name, of) in [("rows.csv", users_rows), ("columns.csv", users_columns)] {
+    let (with_u, with_v) = job.factor.which.written();
+    for (name, of, wanted) in [
+        ("rows.csv", users_rows, with_u),
+        ("columns.csv", users_columns, with_v),
+    ] {
+        if !wanted {
+            continue;
+        }
         labels::write(
             &mut staging,
             name,
@@ -316,7 +326,7 @@ fn factored(
         .map(|farm| farm::summary(&farm.members(), &report));
     summary.resumed = resumed;
     summary.warnings.extend(planned.remarks.iter().cloned());
-    if !job.report.nearest.is_empty() {
+    if !job.report.nearest.is_empty() && with_v {
         let counts = match &ingested.centred {
             Some(uncentred) => {
                 let blocks = FromCache(uncentred.inputs.clone());
@@ -473,7 +483,8 @@ fn summary(
         },
         explained: certificate.explained.clone(),
         sigma: quality.sigma.clone(),
-        residuals: certificate.residual.clone(),
+        residuals: certificate.residual.clone().unwrap_or_default(),
+        which: job.factor.which,
         orthogonality: Orthogonality {
             u: certificate.orthogonality_u,
             v: certificate.orthogonality_v,

@@ -392,11 +392,47 @@ fn factors_that_are_not_wanted() {
         2,
         &["possible values: usv, sv, s"],
     );
-    place.fails(
-        &[RUN, &["--which", "sv"]].concat(),
-        2,
-        &["which = \"sv\" is not possible yet"],
-    );
+    let files = |place: &Place| {
+        let mut names: Vec<String> = fs::read_dir(place.path("factors"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names.retain(|name| name != "certificate.json" && name != "manifest.json");
+        names.join(" ")
+    };
+    // The second one is worked on as its transpose, so its V takes the last pass.
+    for (place, spared) in [(place, 1), (Place::with(&ratings(30, 60)), 0)] {
+        for (how, before) in [("--tolerance=1e-3", 3), ("--power-iterations=2", 5)] {
+            let run = |which: &str| {
+                let output = place.run(&["run", "factor.toml", how, "--which", which, "--json"]);
+                succeeded(&output);
+                serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+            };
+            let planned = |which: &str| {
+                let output = place.run(&["plan", "factor.toml", how, "--which", which, "--json"]);
+                succeeded(&output);
+                let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+                told["forecast"]["reads"].as_u64().unwrap()
+            };
+            let read = |name: &str| fs::read(place.path("factors").join(name)).unwrap();
+            run("usv");
+            assert_eq!(files(&place), "S.npy U.npy Vt.npy columns.csv rows.csv");
+            let (s, vt) = (read("S.npy"), read("Vt.npy"));
+            let told = run("sv");
+            assert_eq!(files(&place), "S.npy Vt.npy columns.csv");
+            assert_eq!((read("S.npy"), read("Vt.npy")), (s.clone(), vt));
+            assert_eq!(told["passes"].as_u64(), Some(before - spared));
+            assert_eq!(planned("sv"), before - spared);
+            assert_eq!(told["orthogonality"]["u"].is_null(), spared == 1);
+            let told = run("s");
+            assert_eq!(files(&place), "S.npy");
+            assert_eq!(read("S.npy"), s);
+            assert_eq!(told["passes"].as_u64(), Some(before - 1));
+            assert_eq!(planned("s"), before - 1);
+            assert_eq!(told["certificate"]["worst"].is_null(), before == 5);
+        }
+    }
 }
 
 #[test]
@@ -434,8 +470,8 @@ fn scaling_is_said_in_words() {
 }
 
 #[test]
-fn a_warm_start_is_looked_at_and_not_done() {
-    let place = Place::usual();
+fn a_warm_start_that_will_not_do() {
+    let place = Place::with(&ratings(3000, 200));
     assert_eq!(checked(&place, &[], "Begins with"), "a random sketch");
     let begin = ["--warm-start", "old"];
     place.fails(
@@ -449,9 +485,109 @@ fn a_warm_start_is_looked_at_and_not_done() {
     assert!(said.ends_with("old/Vt.npy"), "{said}");
     place.fails(
         &[RUN, &begin].concat(),
-        2,
-        &["warm_start = ", "is not possible yet"],
+        3,
+        &["what to begin with cannot be read", "Vt.npy"],
     );
+    succeeded(&place.run(&[RUN, &["-o", "old"]].concat()));
+    place.fails(
+        &[RUN, &begin, &["--power-iterations", "2"]].concat(),
+        2,
+        &["warm_start with power_iterations is not possible"],
+    );
+    let labels = fs::read_to_string(place.path("old/columns.csv")).unwrap();
+    place.put("old/columns.csv", &labels.replace(',', ",of others "));
+    place.fails(
+        &[RUN, &begin].concat(),
+        3,
+        &["are of another matrix: not one of their 200 columns"],
+    );
+    place.put("old/columns.csv", "index,label\n0,1\n");
+    place.fails(
+        &[RUN, &begin].concat(),
+        3,
+        &["it has 1 labels, and Vt.npy 200"],
+    );
+    // A matrix small enough for the exact method needs no beginning.
+    place.put("ratings.csv", &ratings(60, 30));
+    let output = place.run(&[RUN, &begin].concat());
+    succeeded(&output);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("warm_start is not used"), "{told}");
+}
+
+/// Also where it is U that the matrix, worked on as its transpose, begins with.
+#[test]
+fn a_warm_start_spares_reads() {
+    for (rows, columns) in [(3000, 200), (200, 3000)] {
+        let place = Place::with(&ratings(rows, columns));
+        let json = |arguments: &[&str]| -> serde_json::Value {
+            let more = ["--tolerance", "1e-4", "--json"];
+            let output = place.run(&[RUN, &more, arguments].concat());
+            succeeded(&output);
+            serde_json::from_slice(&output.stdout).unwrap()
+        };
+        let passes = |told: &serde_json::Value| told["passes"].as_u64().unwrap();
+        let cold = passes(&json(&["-o", "old"]));
+        let begin = ["--warm-start", "old"];
+        let warm = json(&begin);
+        assert_eq!(warm["certificate"]["status"], "converged");
+        assert!(3 * passes(&warm) <= 2 * cold, "{} of {cold}", passes(&warm));
+        assert_eq!(warm["warnings"].as_array().unwrap().len(), 0);
+
+        // Equal bits, also by the plan of the run before, which wants the same beginning.
+        let first = place.hashes();
+        json(&[&begin[..], &["-j", "1", "--fresh"]].concat());
+        assert_eq!(place.hashes(), first);
+        let manifest = place.path("factors/manifest.json");
+        fs::rename(&manifest, place.path("warm.json")).unwrap();
+        let again = ["run", "factor.toml", "--plan", "warm.json"];
+        succeeded(&place.run(&[&again[..], &begin].concat()));
+        assert_eq!(place.hashes(), first);
+        fs::remove_file(&manifest).unwrap();
+        place.fails(
+            &again,
+            2,
+            &["the plan begins with factors of an earlier run"],
+        );
+
+        // Two labels that the earlier run did not have, and what it had in their place.
+        let (labels, factor) = if rows > columns {
+            ("old/columns.csv", "old/Vt.npy")
+        } else {
+            ("old/rows.csv", "old/U.npy")
+        };
+        let lines = fs::read_to_string(place.path(labels)).unwrap();
+        let other: Vec<String> = lines
+            .lines()
+            .map(|line| match line.split_once(',') {
+                Some((at @ ("3" | "7"), _)) => format!("{at},gone {at}"),
+                _ => line.to_owned(),
+            })
+            .collect();
+        place.put(labels, &(other.join("\n") + "\n"));
+        place.fails(
+            &[&again[..], &begin].concat(),
+            2,
+            &["the plan began with other factors"],
+        );
+        let told = json(&begin);
+        assert_eq!(told["certificate"]["status"], "converged");
+        let said = told["warnings"][0].as_str().unwrap();
+        assert!(
+            said.contains("2 of 200") && said.contains("are new"),
+            "{said}"
+        );
+        assert!(said.contains("the first is \"gone 3\""), "{said}");
+
+        // Garbage: what the file holds is no help, and no harm.
+        let mut bytes = fs::read(place.path(factor)).unwrap();
+        for byte in &mut bytes[128..] {
+            *byte = 0xff;
+        }
+        fs::write(place.path(factor), bytes).unwrap();
+        let told = json(&begin);
+        assert_eq!(told["certificate"]["status"], "converged");
+    }
 }
 
 #[test]
@@ -1055,11 +1191,41 @@ fn a_plan_that_does_not_fit_is_refused() {
     place.fails(&again, 2, &["the plan does not fit", "200 with", "60 x 30"]);
     place.put("plan.json", "{}");
     place.fails(&again, 2, &["holds no plan"]);
+}
+
+#[test]
+fn the_gram_matrix_takes_three_reads() {
+    let place = Place::with(&ratings(3000, 200));
+    let gram = ["--method", "gram", "--tolerance", "1e-7", "--json"];
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let output = place.run(&[arguments, &gram].concat());
+        succeeded(&output);
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let planned = json(&["plan", "factor.toml"]);
+    assert_eq!(planned["plan"]["resolved"]["method"], "gram");
+    let told = json(RUN);
+    assert_eq!(told["passes"].as_u64(), Some(3));
+    assert_eq!(told["certificate"]["status"], "converged");
+    let first = place.hashes();
+    json(&["run", "factor.toml", "-j", "1", "--fresh"]);
+    assert_eq!(place.hashes(), first);
+    place.put("ratings.csv", &wide());
+    fs::remove_file(place.path("factors/manifest.json")).unwrap();
     place.fails(
         &["plan", "factor.toml", "--method", "gram"],
         2,
-        &["not there yet"],
+        &["a side of at most 4096; the shorter side of this one is 4200"],
     );
+}
+
+/// A matrix whose shorter side is 4,200.
+fn wide() -> String {
+    let mut text = String::from("userId,movieId,rating\n");
+    for i in 0..4300 {
+        text += &format!("{i},{},1\n", i % 4200);
+    }
+    text
 }
 
 #[test]

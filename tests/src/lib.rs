@@ -5,6 +5,7 @@ pub mod farm_process;
 #[cfg(target_os = "linux")]
 pub mod lan;
 pub mod node;
+pub mod spectra;
 pub mod toy;
 
 use std::path::PathBuf;
@@ -99,10 +100,7 @@ pub fn stored(dense: &Array2<f64>) -> CsMat<f64> {
 
 /// rows x columns with the given singular values: truncated DCT-IV factors (Li, Kluger, Tygert 2016).
 pub fn with_spectrum(rows: usize, columns: usize, sigma: &[f64]) -> Array2<f64> {
-    let dct = |n: usize, i: usize, j: usize| {
-        let angle = std::f64::consts::PI / n as f64 * (i as f64 + 0.5) * (j as f64 + 0.5);
-        (2.0 / n as f64).sqrt() * angle.cos()
-    };
+    let dct = spectra::dct;
     let u = Array2::from_shape_fn((rows, sigma.len()), |(i, j)| dct(rows, i, j) * sigma[j]);
     let v = Array2::from_shape_fn((columns, sigma.len()), |(i, j)| dct(columns, i, j));
     u.dot(&v.t())

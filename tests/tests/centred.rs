@@ -139,7 +139,7 @@ fn every_kind_is_that_of_the_dense_matrix() {
         for (word, center) in Center::WORDS {
             for scale in [Scale::None, Scale::Columns] {
                 let dense = densely(matrix, center, scale);
-                for method in [Method::Krylov, Method::Exact] {
+                for method in [Method::Krylov, Method::Exact, Method::Gram] {
                     let factor = FactorSpec {
                         center,
                         scale,
@@ -196,7 +196,7 @@ fn a_mean_that_dwarfs_the_rest_costs_no_tolerance() {
         let dense = densely(&matrix, center, Scale::None);
         let exact = dense_sigma(&dense);
         for precision in [Precision::F32, Precision::F64] {
-            for method in [Method::Krylov, Method::Exact] {
+            for method in [Method::Krylov, Method::Exact, Method::Gram] {
                 let factor = FactorSpec {
                     center,
                     method,
@@ -287,7 +287,8 @@ fn without_centring_plans_are_what_they_were() {
     let (facts, _) = coordinator::memory::blocks_of(matrix.view()).unwrap();
     let mut factor = iterated(7, 2, Precision::F32);
     factor.seed = 3;
-    let plan = coordinator::plan::Plan::new(&facts, &factor).unwrap();
+    let plan =
+        coordinator::plan::Plan::new(&facts, &factor, coordinator::plan::Sides::BOTH).unwrap();
     assert_eq!(plan.made().len(), 1);
     let spread = |task: &shared::farm::graph::Task<shared::svd::SvdWork>| {
         matches!(task.work, shared::svd::SvdWork::Spread { .. })

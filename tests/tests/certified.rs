@@ -3,14 +3,17 @@
 use coordinator::{
     engine::Hands,
     failure::ExitCode,
-    job::resolved::{Accuracy, FactorSpec, Method, Precision, Tolerance, ToleranceKind, Wanted},
+    job::resolved::{
+        Accuracy, FactorSpec, Method, Precision, Tolerance, ToleranceKind, Wanted, Which,
+    },
     library::{Svd, svd},
     output::certificate::Status,
 };
 use ndarray::Array2;
 use sprs::CsMat;
 use tests::{
-    dense_sigma, iterated, orthogonality, random_sparse, residuals, stored, with_spectrum,
+    dense_sigma, iterated, orthogonality, random_sparse, residuals, spectra::case, stored,
+    with_spectrum,
 };
 
 fn until(rank: u32, tolerance: f64, precision: Precision) -> FactorSpec {
@@ -40,8 +43,9 @@ fn certificate_holds(matrix: &CsMat<f64>, factors: &Svd, precision: Precision) {
         Precision::F64 => 2f64.powi(-52),
     };
     let certificate = &factors.certificate;
-    assert_eq!(certificate.residual.len(), found.len());
-    for (i, (&told, &found)) in certificate.residual.iter().zip(&found).enumerate() {
+    let told = certificate.residual.as_ref().unwrap();
+    assert_eq!(told.len(), found.len());
+    for (i, (&told, &found)) in told.iter().zip(&found).enumerate() {
         // Rounding of what is written, and of this file's own products.
         let rounding = 8.0 * unit + 200.0 * 2f64.powi(-52) * factors.s[0] / factors.s[i];
         assert!(
@@ -59,7 +63,8 @@ fn certificate_holds(matrix: &CsMat<f64>, factors: &Svd, precision: Precision) {
     );
     assert!(u < orthogonal, "U {u:e}");
     assert!(v < orthogonal, "V {v:e}");
-    let told = certificate.orthogonality_u.max(certificate.orthogonality_v);
+    let of = |orthogonality: Option<f64>| orthogonality.unwrap();
+    let told = of(certificate.orthogonality_u).max(of(certificate.orthogonality_v));
     assert!((told - u.max(v)).abs() < 10.0 * unit, "told {told:e}");
 }
 
@@ -76,32 +81,37 @@ fn every_tolerance_is_reached_and_nothing_is_missed() {
             (1e-2, Precision::F64),
             (1e-8, Precision::F64),
         ] {
-            let mut factor = until(20, tolerance, precision);
-            factor.method = Method::Krylov;
-            let factors = factored(matrix, &factor);
-            let found = residuals(matrix, &factors.u, &factors.s, &factors.vt);
-            let worst = found.iter().copied().fold(0.0, f64::max);
-            assert!(
-                worst <= tolerance * (1.0 + 1e-6),
-                "{worst:e} for {tolerance:e}"
-            );
-            assert_eq!(factors.certificate.status, Status::Converged);
-            assert_eq!(factors.certificate.guard_passed, Some(true));
-            certificate_holds(matrix, &factors, precision);
-            let rounding = match precision {
-                Precision::F32 => 1e-6,
-                Precision::F64 => 1e-13,
-            };
-            for (i, (s, exact)) in factors.s.iter().zip(&exact).enumerate() {
-                // Interlacing: never above. Below by what the residual allows, in a spectrum without gaps.
+            for method in [Method::Krylov, Method::Gram] {
+                let mut factor = until(20, tolerance, precision);
+                factor.method = method;
+                let factors = factored(matrix, &factor);
+                if method == Method::Gram {
+                    assert_eq!(factors.certificate.reads, 3);
+                }
+                let found = residuals(matrix, &factors.u, &factors.s, &factors.vt);
+                let worst = found.iter().copied().fold(0.0, f64::max);
                 assert!(
-                    *s <= exact * (1.0 + rounding),
-                    "sigma {i}: {s} above {exact}"
+                    worst <= tolerance * (1.0 + 1e-6),
+                    "{worst:e} for {tolerance:e}"
                 );
-                assert!(
-                    *s >= exact * (1.0 - tolerance - rounding),
-                    "sigma {i}: {s}, {exact}"
-                );
+                assert_eq!(factors.certificate.status, Status::Converged);
+                assert_eq!(factors.certificate.guard_passed, Some(true));
+                certificate_holds(matrix, &factors, precision);
+                let rounding = match precision {
+                    Precision::F32 => 1e-6,
+                    Precision::F64 => 1e-13,
+                };
+                for (i, (s, exact)) in factors.s.iter().zip(&exact).enumerate() {
+                    // Interlacing: never above. Below by what the residual allows, in a spectrum without gaps.
+                    assert!(
+                        *s <= exact * (1.0 + rounding),
+                        "sigma {i}: {s} above {exact}"
+                    );
+                    assert!(
+                        *s >= exact * (1.0 - tolerance - rounding),
+                        "sigma {i}: {s}, {exact}"
+                    );
+                }
             }
         }
     }
@@ -124,23 +134,6 @@ fn sigma_alone_needs_fewer_reads() {
     for (s, exact) in by_sigma.s.iter().zip(&exact) {
         assert!((s - exact).abs() <= 1e-4 * exact, "{s} for {exact}");
     }
-}
-
-/// The nine spectra of Li, Kluger, Tygert, "Algorithm 971" and "testing of distributed PCA": k values, descending.
-fn case(number: usize, k: usize) -> Vec<f64> {
-    let base = |i: usize| match number % 3 {
-        1 => (1e-20f64.ln() * (k - 1 - i) as f64 / (k - 1) as f64).exp(),
-        2 => ((i + 1) as f64).sqrt(),
-        _ => ((i % 3) as f64).sqrt(),
-    };
-    let scale = match number {
-        1..=3 => 1.0,
-        4..=6 => 1e20,
-        _ => 1e-20,
-    };
-    let mut sigma: Vec<f64> = (0..k).map(|i| base(i) * scale).collect();
-    sigma.sort_by(|a, b| b.total_cmp(a));
-    sigma
 }
 
 /// ||A - U S V^T||_2 by power steps.
@@ -201,6 +194,8 @@ fn the_nine_spectra_of_low_rank_are_exact() {
             let mut factor = until(k as u32, 1e-10, Precision::F64);
             exactly(rows, columns, k, number, &factor);
             if columns >= 300 {
+                factor.method = Method::Gram;
+                exactly(rows, columns, k, number, &factor);
                 factor.method = Method::Krylov;
                 exactly(rows, columns, k, number, &factor);
                 // A block narrower than the rank.
@@ -242,7 +237,7 @@ fn what_others_have_failed_at() {
     let sigma: Vec<f64> = (0..10).map(|i| 10.0 - f64::from(i)).collect();
     let matrix = stored(&with_spectrum(1000, 1000, &sigma));
     for precision in [Precision::F32, Precision::F64] {
-        for method in [Method::Auto, Method::Krylov] {
+        for method in [Method::Auto, Method::Krylov, Method::Gram] {
             let mut factor = until(20, 1e-2, precision);
             factor.method = method;
             let factors = factored(&matrix, &factor);
@@ -348,6 +343,21 @@ fn energy_in_place_of_a_rank() {
         wanted: Wanted::Energy(0.8),
         ..until(1, 1e-2, Precision::F64)
     };
+    // A^T A has all of the spectrum.
+    for share in [0.8, 1.0] {
+        let exactly = FactorSpec {
+            wanted: Wanted::Energy(share),
+            method: Method::Gram,
+            ..factor
+        };
+        let factors = factored(&matrix, &exactly);
+        let found = factors.s.len();
+        if share < 1.0 {
+            assert_eq!(found, least);
+        }
+        assert!((factors.certificate.explained_together - share).abs() < 0.02);
+        certificate_holds(&matrix, &factors, Precision::F64);
+    }
     let factors = factored(&matrix, &factor);
     // Values found are a little low, so one more may be taken.
     assert!(
@@ -374,13 +384,15 @@ fn the_hands_do_not_change_a_bit() {
     let matrix = random_sparse(9000, 900, 0.02, 11, |r| (1 + r.below(10)) as f64 / 2.0);
     let steep: Vec<f64> = (0..60).map(|i| 0.7f64.powi(i)).collect();
     let steep = stored(&with_spectrum(600, 300, &steep));
-    for (matrix, tolerance, precision) in [
-        (&matrix, 1e-3, Precision::F32),
-        (&matrix, 1e-5, Precision::F64),
-        (&steep, 1e-3, Precision::F32),
+    for (matrix, tolerance, precision, method) in [
+        (&matrix, 1e-3, Precision::F32, Method::Krylov),
+        (&matrix, 1e-5, Precision::F64, Method::Krylov),
+        (&steep, 1e-3, Precision::F32, Method::Krylov),
+        (&matrix, 1e-5, Precision::F32, Method::Gram),
+        (&steep, 1e-3, Precision::F64, Method::Gram),
     ] {
         let mut factor = until(30, tolerance, precision);
-        factor.method = Method::Krylov;
+        factor.method = method;
         factor.block = Some(16);
         factor.basis = Some(96);
         let first = svd(matrix.view(), &factor, &Hands::one(1, 1 << 30)).unwrap();
@@ -394,5 +406,123 @@ fn the_hands_do_not_change_a_bit() {
             let again = svd(matrix.view(), &factor, &hands).unwrap();
             assert_eq!(first.hash, again.hash, "{hands:?} {precision:?}");
         }
+    }
+}
+
+/// What is not wanted is not formed, what is wanted has the same bits, and what is said of it is true.
+#[test]
+fn factors_that_are_not_wanted_cost_no_read_and_change_nothing() {
+    let tall = random_sparse(3000, 700, 0.03, 5, |r| (1 + r.below(10)) as f64 / 2.0);
+    let wide = random_sparse(500, 2500, 0.05, 6, |r| r.normal());
+    let steep = stored(&with_spectrum(
+        600,
+        300,
+        &(0..60).map(|i| 0.6f64.powi(i)).collect::<Vec<f64>>(),
+    ));
+    let small = random_sparse(900, 90, 0.2, 7, |r| r.normal());
+    let krylov = FactorSpec {
+        method: Method::Krylov,
+        ..until(20, 1e-6, Precision::F64)
+    };
+    let iterated = iterated(20, 3, Precision::F64);
+    for (matrix, factor, spared) in [
+        (&tall, krylov, 1),
+        (&wide, krylov, 1),
+        (
+            &tall,
+            FactorSpec {
+                method: Method::Gram,
+                ..krylov
+            },
+            1,
+        ),
+        // What A^T A cannot tell apart is only known to be good by the pass that forms U.
+        (
+            &steep,
+            FactorSpec {
+                wanted: Wanted::Rank(40),
+                ..krylov
+            },
+            0,
+        ),
+        (
+            &small,
+            FactorSpec {
+                method: Method::Exact,
+                ..krylov
+            },
+            1,
+        ),
+        (&tall, iterated, 1),
+    ] {
+        let whole = factored(matrix, &factor);
+        let of = |which| factored(matrix, &FactorSpec { which, ..factor });
+        let transposed = matrix.rows() < matrix.cols();
+        let reads = |svd: &Svd| svd.certificate.reads;
+
+        let sv = of(Which::Sv);
+        assert_eq!((&sv.s, &sv.vt), (&whole.s, &whole.vt));
+        assert_eq!(sv.u.dim(), (matrix.rows(), 0));
+        // V of a wide matrix comes from the last pass, U from the ones before.
+        let sv_spared = if transposed { 0 } else { spared };
+        assert_eq!(reads(&sv), reads(&whole) - sv_spared);
+        if !transposed && spared == 1 {
+            // All of A = Q R tells it without a pass.
+            let exact = factor.method == Method::Exact;
+            assert_eq!(sv.certificate.left_residual.is_some(), exact);
+            assert_eq!(sv.certificate.orthogonality_u, None);
+        }
+        assert_eq!(
+            sv.certificate.orthogonality_v,
+            whole.certificate.orthogonality_v
+        );
+
+        let s = of(Which::S);
+        assert_eq!(s.s, whole.s);
+        assert_eq!((s.u.ncols(), s.vt.nrows()), (0, 0));
+        assert_eq!(reads(&s), reads(&whole) - spared);
+        for less in [&sv, &s] {
+            let certificate = &less.certificate;
+            match factor.accuracy {
+                Accuracy::PowerIterations(_) => {
+                    assert_eq!((&certificate.residual, certificate.worst), (&None, None));
+                    assert!(less.residuals.is_empty());
+                }
+                Accuracy::Tolerance(_) => {
+                    if spared == 1 {
+                        assert_eq!(certificate.status, Status::Converged);
+                    }
+                    assert_eq!(certificate.status, whole.certificate.status);
+                    if spared == 0 || less.certificate.reads == whole.certificate.reads {
+                        assert_eq!(certificate.residual, whole.certificate.residual);
+                    } else {
+                        residuals_hold(matrix, &whole, certificate.residual.as_ref().unwrap());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// With u = A v / s, the residual is |A^T A v - s^2 v| / s^2.
+fn residuals_hold(matrix: &CsMat<f64>, whole: &Svd, told: &[f64]) {
+    let (narrow, vectors) = if matrix.rows() < matrix.cols() {
+        (matrix.transpose_view().to_csr(), whole.u.t().to_owned())
+    } else {
+        (matrix.clone(), whole.vt.clone())
+    };
+    let scaled = Array2::from_diag(&whole.s);
+    let dense = narrow.to_dense();
+    let u = dense
+        .dot(&vectors.t())
+        .dot(&scaled.mapv(|s| if s > 0.0 { 1.0 / s } else { 0.0 }));
+    let found = residuals(&narrow, &u, &whole.s, &vectors);
+    for (i, (told, found)) in told.iter().zip(found).enumerate() {
+        let kappa = whole.s[0] / whole.s[i];
+        let rounding = 1e-13 * kappa * kappa;
+        assert!(
+            (told - found).abs() <= 0.05 * found + rounding,
+            "triplet {i}: told {told:e}, found {found:e}"
+        );
     }
 }

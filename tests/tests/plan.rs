@@ -3,9 +3,9 @@
 use coordinator::{
     factors::{Collector, Quality, Sink},
     failure::Failure,
-    job::resolved::{FactorSpec, Precision},
+    job::resolved::{FactorSpec, Precision, Which},
     memory::blocks_of,
-    plan::Plan,
+    plan::{Plan, Sides},
 };
 use shared::farm::{ids::ContentHash, sequential};
 use tests::{iterated, random_sparse, stored, with_spectrum};
@@ -18,7 +18,7 @@ struct Rows {
 }
 
 impl Sink for Rows {
-    fn begin(&mut self, rank: usize) -> Result<(), Failure> {
+    fn begin(&mut self, rank: usize, _: Sides) -> Result<(), Failure> {
         self.rank = rank;
         Ok(())
     }
@@ -36,7 +36,7 @@ impl Sink for Rows {
 
 fn run(matrix: &sprs::CsMat<f64>, factor: &FactorSpec) -> (Quality, Rows) {
     let (facts, blocks) = blocks_of(matrix.view()).unwrap();
-    let plan = Plan::new(&facts, factor).unwrap();
+    let plan = Plan::new(&facts, factor, Sides::BOTH).unwrap();
     assert_eq!(plan.graph.validate(), Ok(()));
     let shifts = ContentHash::of(plan.shifts().as_slice());
     let delivered = sequential::run(&plan.graph, |hash| {
@@ -73,7 +73,7 @@ fn a_plan_run_in_order_gives_the_spectrum_and_every_row_once() {
                 Precision::F32 => (1e-5, 4),
                 Precision::F64 => (1e-12, 8),
             };
-            assert!(quality.left_orthogonality < orthonormal);
+            assert!(quality.left_orthogonality.unwrap() < orthonormal);
             assert!(quality.right_orthogonality < orthonormal);
             for (seen, wanted) in [(rows_seen.left, rows), (rows_seen.right, columns)] {
                 let mut seen = seen;
@@ -89,7 +89,7 @@ fn a_plan_run_in_order_gives_the_spectrum_and_every_row_once() {
                 for (found, expected) in quality.sigma.iter().zip(&sigma) {
                     assert!((found - expected).abs() < 1e-5 * expected);
                 }
-                for residual in &quality.residuals() {
+                for residual in &quality.residuals().unwrap() {
                     assert!(*residual < 1e-3);
                 }
             }
@@ -103,8 +103,12 @@ fn only_matrix_and_job_decide_the_plan() {
     let (facts, _) = blocks_of(matrix.view()).unwrap();
     let mut factor = iterated(7, 2, Precision::F32);
     factor.seed = 3;
-    let plan = Plan::new(&facts, &factor).unwrap();
-    assert_eq!(plan.hash, Plan::new(&facts, &factor).unwrap().hash);
+    let hash = |factor: &FactorSpec, sides| Plan::new(&facts, factor, sides).unwrap().hash;
+    let plan = hash(&factor, Sides::BOTH);
+    assert_eq!(plan, hash(&factor, Sides::BOTH));
+    for which in [Which::Sv, Which::S] {
+        assert_ne!(plan, hash(&factor, Sides::of(which, false)));
+    }
     factor.seed = 4;
-    assert_ne!(plan.hash, Plan::new(&facts, &factor).unwrap().hash);
+    assert_ne!(plan, hash(&factor, Sides::BOTH));
 }

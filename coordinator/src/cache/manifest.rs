@@ -263,6 +263,7 @@ mod tests {
             encoding: Encoding::Coded(vec![0.5, 1.0]),
             max_abs: 1.0,
             column_squares: vec![1.0, 2.0],
+            view: None,
         };
         Manifest::new(source, facts, false, 5).0
     }

@@ -118,6 +118,7 @@ fn name(method: &Method) -> &'static str {
     match method {
         Method::Power { .. } => "power iterations from a random sketch",
         Method::Krylov(_) => "block Krylov with thick restart",
+        Method::Gram(_) => "eigenvectors of A^T A",
         Method::Exact { .. } => "exact: the whole decomposition, by QR of the matrix itself",
     }
 }
@@ -130,7 +131,12 @@ fn why(job: &Job, outlook: &Outlook, repeats: bool) -> String {
     match (&outlook.plan.method, job.factor.method) {
         (Method::Power { .. }, _) => "the job counts power iterations".into(),
         (Method::Krylov(_), resolved::Method::Krylov)
+        | (Method::Gram(_), resolved::Method::Gram)
         | (Method::Exact { .. }, resolved::Method::Exact) => "the job asks for it".into(),
+        (Method::Gram(_), _) => format!(
+            "with a shorter side of {}, that takes less time than the reads of a Krylov basis",
+            count(side)
+        ),
         (Method::Krylov(_), _) => format!(
             "a tolerance is to be reached, and the shorter side, {}, has room for a basis",
             count(side)
@@ -168,6 +174,10 @@ fn lines(job: &Job, outlook: &Outlook, repeats: bool) -> Vec<(&'static str, Stri
             Precision::F32 => "f64, the factors f32",
             Precision::F64 => "f64",
         },
+        Method::Gram(_) => match method.precision() {
+            Precision::F32 => "f64, the factors f32",
+            Precision::F64 => "f64",
+        },
         Method::Krylov(_) => match method.precision() {
             Precision::F32 => {
                 "f32 while the basis grows, f64 in the basis and from the verification on; factors f32"
@@ -187,7 +197,7 @@ fn lines(job: &Job, outlook: &Outlook, repeats: bool) -> Vec<(&'static str, Stri
         ),
     };
     let wanted = match *method {
-        Method::Krylov(spec) => {
+        Method::Krylov(spec) | Method::Gram(spec) => {
             let kind = match spec.tolerance.kind {
                 ToleranceKind::Residual => "every residual",
                 ToleranceKind::Sigma => "the error of every sigma",
@@ -198,9 +208,19 @@ fn lines(job: &Job, outlook: &Outlook, repeats: bool) -> Vec<(&'static str, Stri
     };
     let columns = match *method {
         Method::Krylov(spec) => format!(
-            "blocks of {}, a basis of at most {}, {} to watch for missed directions",
-            count(spec.block.into()),
+            "{}blocks of {}, a basis of at most {}, {} to watch for missed directions",
+            match spec.start {
+                Some(given) => format!("{} of an earlier run to begin with, ", given.columns),
+                None => String::new(),
+            },
+            count(spec.first().into()),
             count(spec.basis.into()),
+            spec.guard
+        ),
+        Method::Gram(spec) => format!(
+            "all {} of A^T A, then {}, {} to watch for missed directions",
+            count(matrix.rows.min(matrix.columns)),
+            count(forecast.basis.into()),
             spec.guard
         ),
         Method::Power { width, .. } => format!("a sketch of {}", count(width.into())),

@@ -256,6 +256,11 @@ fn fill(
     } else {
         flags.nearest.clone()
     };
+    if !nearest.is_empty() && !factor.which.written().1 {
+        warnings.push(
+            "nearest needs V, which is not written with which = \"s\": it is left out".into(),
+        );
+    }
     let names = file.report.names.as_ref().map(|names| NamesSpec {
         path: absolute(base, names.path.get_ref()),
         label: names

@@ -102,10 +102,11 @@ pub enum Method {
 }
 
 /// Which of the factors are written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Which {
     /// U, S and Vt.
+    #[default]
     Usv,
     /// S and Vt.
     Sv,
@@ -188,6 +189,15 @@ impl Method {
 
 impl Which {
     pub const WORDS: [(&str, Self); 3] = [("usv", Self::Usv), ("sv", Self::Sv), ("s", Self::S)];
+
+    /// Whether U is, and whether V is.
+    pub fn written(self) -> (bool, bool) {
+        match self {
+            Self::Usv => (true, true),
+            Self::Sv => (false, true),
+            Self::S => (false, false),
+        }
+    }
 }
 
 impl Center {

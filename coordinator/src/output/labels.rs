@@ -41,6 +41,30 @@ pub fn write<L: AsRef<[u8]>>(
     }
 }
 
+/// Reads the labels back in order, without keeping them: index and label of each. How many there are.
+///
+/// # Errors
+/// What is wrong with the file, in words.
+pub fn walk(path: &Path, mut each: impl FnMut(u64, &[u8])) -> Result<u64, String> {
+    let mut reader = csv::Reader::from_path(path).map_err(|error| error.to_string())?;
+    let mut record = csv::ByteRecord::new();
+    let mut count = 0u64;
+    while reader
+        .read_byte_record(&mut record)
+        .map_err(|error| error.to_string())?
+    {
+        if record.get(0) != Some(count.to_string().as_bytes()) {
+            return Err(format!("expected index {count} next"));
+        }
+        let Some(label) = record.get(1) else {
+            return Err(format!("index {count} has no label"));
+        };
+        each(count, label);
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// Reads the labels back in order. What is not UTF-8 is replaced, for this serves to show them.
 ///
 /// # Errors

@@ -36,6 +36,8 @@ pub struct Staging {
     made: Vec<PathBuf>,
     /// In the order of their making.
     names: Vec<String>,
+    /// Names of files that go if this run has none of that name.
+    superseded: &'static [&'static str],
     committed: bool,
 }
 
@@ -86,8 +88,15 @@ impl Staging {
             _lock: lock,
             made,
             names: Vec::new(),
+            superseded: &[],
             committed: false,
         })
+    }
+
+    /// Files of these names that an earlier run has left go at [`commit`](Self::commit), also where this run has none to
+    /// put in their place.
+    pub fn supersede(&mut self, names: &'static [&'static str]) {
+        self.superseded = names;
     }
 
     /// Where the files will be.
@@ -197,6 +206,20 @@ impl Staging {
                     "the old manifest cannot be removed",
                     &error,
                 ));
+            }
+        }
+        for name in self.superseded {
+            if self.names.iter().any(|staged| staged == name) {
+                continue;
+            }
+            let old = self.directory.join(name);
+            match fs::remove_file(&old) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    let what = "a file of an earlier run cannot be removed";
+                    return Err(cannot(&old, what, &error));
+                }
             }
         }
         let mut names = self.names.clone();
@@ -411,6 +434,27 @@ mod tests {
             assert_eq!(listed(&directory), ["S.npy", MANIFEST]);
             assert_eq!(fs::read_to_string(directory.join("S.npy")).unwrap(), round);
         }
+    }
+
+    #[test]
+    fn what_an_earlier_run_wrote_and_this_one_does_not_goes() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["U.npy", "S.npy", "notes.txt"] {
+            fs::write(root.path().join(name), "old").unwrap();
+        }
+        let mut staging = Staging::open(root.path(), 0).unwrap();
+        staging.supersede(&["U.npy", "S.npy", "Vt.npy"]);
+        put(&mut staging, "S.npy", "new");
+        assert_eq!(
+            fs::read_to_string(root.path().join("U.npy")).unwrap(),
+            "old"
+        );
+        staging.commit().unwrap();
+        assert_eq!(listed(root.path()), ["S.npy", "notes.txt"]);
+        assert_eq!(
+            fs::read_to_string(root.path().join("S.npy")).unwrap(),
+            "new"
+        );
     }
 
     #[test]

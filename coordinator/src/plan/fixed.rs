@@ -13,10 +13,41 @@ use shared::{
 };
 
 use super::{
-    Spectrum, Wanted,
+    Sides, Spectrum, Wanted,
     ground::{Ground, add, fold_bits, whole},
     tree::Tree,
 };
+
+/// What becomes of U after the split reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// A pass forms it and measures ||A v - s u||.
+    Delivered,
+    /// That pass is taken for what it measures: nothing else can say how good the triplets are.
+    Measured,
+    /// X is the identity, so A V = Q (R V), and R V - W diag(sigma) measures it without a pass.
+    Known,
+    /// Neither formed nor measured.
+    Skipped,
+}
+
+impl Left {
+    /// Whether a pass is taken.
+    pub fn lifts(self) -> bool {
+        match self {
+            Self::Delivered | Self::Measured => true,
+            Self::Known | Self::Skipped => false,
+        }
+    }
+
+    fn of(sides: Sides, otherwise: Self) -> Self {
+        if sides.left {
+            Self::Delivered
+        } else {
+            otherwise
+        }
+    }
+}
 
 /// Tasks of the split reads, and of the power iterations before them.
 pub struct Builder<'a> {
@@ -39,7 +70,13 @@ impl<'a> Builder<'a> {
     }
 
     /// The plan with a fixed number of power iterations.
-    pub fn power_iterations(&mut self, rank: u32, iterations: u32, seed: u64) -> Wanted {
+    pub fn power_iterations(
+        &mut self,
+        rank: u32,
+        iterations: u32,
+        seed: u64,
+        sides: Sides,
+    ) -> Wanted {
         let mut x = self.sketch(seed);
         for pass in 1..=iterations {
             let stage = self
@@ -50,11 +87,11 @@ impl<'a> Builder<'a> {
             let tree = self.tree_of_sum(sum, extra, stage);
             x = self.basis(&tree, stage);
         }
-        self.split(rank, &x)
+        self.split(rank, &x, sides.right, Left::of(sides, Left::Skipped))
     }
 
     /// The exact plan: X = I, so that A = Q R is all of A.
-    pub fn exact(&mut self, rank: u32) -> Wanted {
+    pub fn exact(&mut self, rank: u32, sides: Sides) -> Wanted {
         let stage = self.graph.stage("identity");
         let shape = self.shape;
         let x: Vec<Input> = (0..self.panels.len())
@@ -68,11 +105,12 @@ impl<'a> Builder<'a> {
                 whole(self.spread(panel, shape, p, stage))
             })
             .collect();
-        self.split(rank, &x)
+        self.split(rank, &x, sides.right, Left::of(sides, Left::Known))
     }
 
-    /// Two split reads and the lift: Y = A X = Q R, B^T = A^T Q, small SVD, U and V. X need not be orthonormal.
-    pub fn split(&mut self, rank: u32, x: &[Input]) -> Wanted {
+    /// Two split reads and the lift: Y = A X = Q R, B^T = A^T Q, small SVD, U and V. X need not be orthonormal. V is
+    /// delivered if `right` says so.
+    pub fn split(&mut self, rank: u32, x: &[Input], right: bool, left: Left) -> Wanted {
         let stage = self.graph.stage("range pass");
         let range = self.range(x, stage);
         self.graph.checkpoints.push(Checkpoint {
@@ -83,7 +121,15 @@ impl<'a> Builder<'a> {
         let (b, extra) = self.project(x, &range, stage);
         let stage = self.graph.stage("small SVD");
         let tree = self.tree_of_sum(b, extra, stage);
-        self.ending(rank, x, &range, b, extra, &tree)
+        let (mut wanted, signs) = self.ending(rank, &range, b, extra, &tree, left);
+        if left.lifts() {
+            self.lift(&mut wanted, signs, x, &range, left == Left::Delivered);
+        }
+        if !right {
+            wanted.right.clear();
+        }
+        self.deliver(&wanted);
+        wanted
     }
 
     pub fn add(
@@ -293,16 +339,16 @@ impl<'a> Builder<'a> {
         (accumulator, extra)
     }
 
-    /// Everything after the factor R of B^T: small SVD, V, the lift, the checks.
+    /// Everything after the factor R of B^T but the lift: small SVD, V, and its checks.
     fn ending(
         &mut self,
         rank: u32,
-        x: &[Input],
         range: &Tree,
         b: AccumulatorId,
         extra: i32,
         tree: &Tree,
-    ) -> Wanted {
+        left: Left,
+    ) -> (Wanted, Input) {
         let stage = (self.graph.stages.len() - 1) as u16;
         let (l, k) = (self.shape.width as usize, rank as usize);
         let factor_shape = Shape {
@@ -353,20 +399,6 @@ impl<'a> Builder<'a> {
             };
             right.push((self.add(work, vec![v, signs], bytes, bytes, stage), slice));
         }
-        let factor_panels = Panels::of(factor_shape);
-        let v: Vec<Input> = (0..factor_panels.len())
-            .map(|p| {
-                let bytes = self.panel_bytes(&factor_panels, p);
-                let work = SvdWork::RightPanel {
-                    shape: factor_shape,
-                    panel: p as u16,
-                };
-                let inputs = right.iter().map(|&(task, _)| whole(task)).collect();
-                let panel = self.add(work, inputs, bytes, bytes, stage);
-                whole(self.spread(panel, factor_shape, p, stage))
-            })
-            .collect();
-
         // A^T U - V S from the projection, and V^T V.
         let right_gram = self.gram_sum(rank, right.len());
         let mut partial = Vec::new();
@@ -385,16 +417,72 @@ impl<'a> Builder<'a> {
         }
         let right_residual = self.add(SvdWork::Sum { rank }, partial, f64s(k, 1), 1, stage);
         let right_gram = self.gram_out(right_gram, rank, stage);
+        let left_residual = (left == Left::Known).then(|| {
+            let mut inputs = vec![range.root_r(), small, signs];
+            inputs.extend(right.iter().map(|&(task, _)| whole(task)));
+            let work = SvdWork::FactorResidual {
+                shape: self.shape,
+                rank,
+            };
+            let cost = (2 * l * l * k) as u64;
+            self.add(work, inputs, f64s(k, 1), cost, stage)
+        });
         // The sum B goes with its agents, so all that is read from it is kept.
         let mut kept = vec![small_svd, signs_task, right_residual, right_gram];
+        kept.extend(left_residual);
         kept.extend(right.iter().map(|&(task, _)| task));
         self.graph.checkpoints.push(Checkpoint {
             tasks: kept,
             supersedes: Vec::new(),
         });
+        let wanted = Wanted {
+            spectrum: Spectrum::Small {
+                task: small_svd,
+                width: self.shape.width,
+            },
+            rank,
+            rows: self.shape.precision,
+            left_head: 0,
+            right,
+            left: Vec::new(),
+            left_residual,
+            right_residual,
+            left_gram: None,
+            right_gram,
+        };
+        (wanted, signs)
+    }
 
-        // U, block by block, with A V - U S and U^T U.
+    /// U, block by block, with A V - U S and U^T U.
+    fn lift(
+        &mut self,
+        wanted: &mut Wanted,
+        signs: Input,
+        x: &[Input],
+        range: &Tree,
+        deliver: bool,
+    ) {
+        let rank = wanted.rank;
+        let k = rank as usize;
+        let small = whole(wanted.spectrum.task());
+        let factor_shape = Shape {
+            width: rank,
+            ..self.shape
+        };
         let stage = self.graph.stage("lift pass");
+        let factor_panels = Panels::of(factor_shape);
+        let v: Vec<Input> = (0..factor_panels.len())
+            .map(|p| {
+                let bytes = self.panel_bytes(&factor_panels, p);
+                let work = SvdWork::RightPanel {
+                    shape: factor_shape,
+                    panel: p as u16,
+                };
+                let inputs = wanted.right.iter().map(|&(task, _)| whole(task)).collect();
+                let panel = self.add(work, inputs, bytes, bytes, stage);
+                whole(self.spread(panel, factor_shape, p, stage))
+            })
+            .collect();
         let left_gram = self.gram_sum(rank, self.ground.blocks.len());
         let mut left = Vec::new();
         let mut partial = Vec::new();
@@ -415,7 +503,9 @@ impl<'a> Builder<'a> {
             let bytes = u64::from(rows) * u64::from(rank) * self.number();
             let cost = 2 * self.range_cost(i);
             let u = self.add(work, inputs, bytes, cost, stage);
-            left.push((u, first_row, rows));
+            if deliver {
+                left.push((u, first_row, rows));
+            }
             let mut inputs = vec![self.ground.block_input(i), small, whole(u)];
             inputs.extend(&v);
             let work = SvdWork::LeftResidual {
@@ -427,33 +517,20 @@ impl<'a> Builder<'a> {
             self.gram(left_gram, rank, whole(u), rows, i, stage);
         }
         let left_residual = self.add(SvdWork::Sum { rank }, partial, f64s(k, 1), 1, stage);
-        let left_gram = self.gram_out(left_gram, rank, stage);
+        wanted.left = left;
+        wanted.left_residual = Some(left_residual);
+        wanted.left_gram = Some(self.gram_out(left_gram, rank, stage));
+    }
 
+    /// All of it is delivered.
+    pub fn deliver(&mut self, wanted: &Wanted) {
         let deliveries = &mut self.graph.deliveries;
-        deliveries.extend([
-            small_svd,
-            right_residual,
-            left_residual,
-            right_gram,
-            left_gram,
-        ]);
-        deliveries.extend(right.iter().map(|&(task, _)| task));
-        deliveries.extend(left.iter().map(|&(task, ..)| task));
-        Wanted {
-            spectrum: Spectrum::Small {
-                task: small_svd,
-                width: self.shape.width,
-            },
-            rank,
-            rows: self.shape.precision,
-            left_head: 0,
-            right,
-            left,
-            left_residual,
-            right_residual,
-            left_gram,
-            right_gram,
-        }
+        deliveries.extend([wanted.spectrum.task(), wanted.right_residual]);
+        deliveries.extend(wanted.left_residual);
+        deliveries.push(wanted.right_gram);
+        deliveries.extend(wanted.left_gram);
+        deliveries.extend(wanted.right.iter().map(|&(task, _)| task));
+        deliveries.extend(wanted.left.iter().map(|&(task, ..)| task));
     }
 
     pub fn gram_sum(&mut self, rank: u32, contributions: usize) -> AccumulatorId {

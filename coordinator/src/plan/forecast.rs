@@ -66,12 +66,20 @@ impl Plan {
         let rates = self.rates(first_block)?;
         let nnz: u64 = ground.blocks.iter().map(|b| b.nnz).sum();
         let n = ground.columns;
-        let (columns, basis, reads_max) = match self.method {
-            Method::Power {
-                width, iterations, ..
-            } => (width, width, iterations + 3),
-            Method::Exact { .. } => (n as u32, n as u32, 3),
-            Method::Krylov(spec) => (spec.block, spec.basis, spec.tolerance.max_reads),
+        let (columns, basis) = match self.method {
+            Method::Power { width, .. } => (width, width),
+            Method::Exact { .. } => (n as u32, n as u32),
+            Method::Krylov(spec) => (spec.block, spec.basis),
+            Method::Gram(spec) => {
+                let keep = spec.keep(self.method.rank_max());
+                (keep + spec.guard, keep)
+            }
+        };
+        let reads_max = match self.method {
+            Method::Krylov(spec) => spec.tolerance.max_reads,
+            // C, two split reads and U.
+            Method::Gram(_) => 4,
+            Method::Power { .. } | Method::Exact { .. } => self.reads().unwrap_or(0),
         };
         let wide = u64::from(columns);
         let squares = wide * wide;
@@ -87,6 +95,8 @@ impl Plan {
                 let half = u64::from(kept + spec.basis) / 2;
                 4 * n * (2 * wide + half) * wide + 12 * n * squares
             }
+            // The eigenvectors of C, over the least number of reads.
+            Method::Gram(_) => 9 * n * n * n / 3,
         };
         let number = self.method.precision().bytes() as u64;
         let blocks_bytes = ground.blocks.iter().map(|b| b.bytes).sum();
@@ -126,6 +136,7 @@ impl Plan {
             } => (precision, width),
             Method::Krylov(spec) => (spec.precision, spec.block),
             Method::Exact { .. } => (Precision::F64, self.ground.columns as u32),
+            Method::Gram(spec) => (Precision::F64, spec.keep(self.method.rank_max())),
         };
         let ground = &self.ground;
         let full = ground.shape(columns, precision);

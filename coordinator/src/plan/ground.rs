@@ -212,6 +212,11 @@ impl Ground {
         self.shifts.input
     }
 
+    /// L, where there is a view.
+    pub fn map_input(&self) -> Option<Input> {
+        self.map.as_ref().map(|map| map.input)
+    }
+
     /// Columns that a view adds to the blocks, and whether there is one.
     pub fn view(&self) -> Option<u64> {
         self.map.as_ref().map(|_| self.added)
@@ -286,7 +291,7 @@ impl Ground {
         if self.added > 0 {
             inputs.extend(chunks(slices));
         }
-        inputs.extend(self.map.as_ref().map(|map| map.input));
+        inputs.extend(self.map_input());
         inputs
     }
 

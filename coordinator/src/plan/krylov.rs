@@ -12,7 +12,7 @@ use shared::{
     farm::{
         bytes::Bytes,
         graph::{Accumulator, Checkpoint, Graph, Input, Output, Task},
-        ids::{AccumulatorId, TaskId},
+        ids::{AccumulatorId, ContentHash, TaskId},
         work::WorkError,
     },
     svd::{
@@ -24,8 +24,8 @@ use shared::{
 };
 
 use super::{
-    Spectrum, Wanted,
-    fixed::Builder,
+    Sides, Spectrum, Wanted,
+    fixed::{Builder, Left},
     ground::{Ground, add, fold_bits, whole},
     tree::Tree,
 };
@@ -50,6 +50,33 @@ pub struct KrylovSpec {
     /// Of the first reads, and of the factors.
     pub precision: Precision,
     pub seed: u64,
+    /// Factors of an earlier run to begin with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Given>,
+}
+
+/// The first columns of V of an earlier run, as the first block of a basis.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Given {
+    pub columns: u32,
+    /// Of the hashes of its slices.
+    #[serde(with = "hexadecimal")]
+    pub hash: ContentHash,
+}
+
+/// A hash as text.
+mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use shared::farm::ids::ContentHash;
+
+    pub fn serialize<S: Serializer>(hash: &ContentHash, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(hash)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ContentHash, D::Error> {
+        let text = String::deserialize(from)?;
+        ContentHash::parse(&text).ok_or_else(|| D::Error::custom("expected 64 hexadecimal digits"))
+    }
 }
 
 /// Widths of blocks are multiples of this: no panel has padding.
@@ -59,7 +86,7 @@ const MARGIN: f64 = 0.9;
 /// The small eigenproblem is solved after so many reads at least.
 const STEPS_MAX: u32 = 4;
 /// Of theta_1: what lies below cannot be told from rounding of reads in that precision.
-fn blind_below(precision: Precision) -> f64 {
+pub(super) fn blind_below(precision: Precision) -> f64 {
     match precision {
         Precision::F32 => 2f64.powi(-20),
         Precision::F64 => 2f64.powi(-44),
@@ -80,6 +107,38 @@ impl KrylovSpec {
     pub fn keep(&self, rank: u32) -> u32 {
         (rank + self.oversample.max(1)).next_multiple_of(GROUP)
     }
+
+    /// Columns of the first block, of which at least 8 are random: a direction that was nothing in the earlier matrix must
+    /// be found, too.
+    pub fn first(&self) -> u32 {
+        self.start.map_or(self.block, |given| {
+            (given.columns + GROUP)
+                .next_multiple_of(GROUP)
+                .max(self.block)
+        })
+    }
+
+    /// The most columns of an earlier V that may be taken: no more than a restart would keep of them, and such that a
+    /// basis as large as planned has room for blocks of their width.
+    pub fn takes(&self, columns: u32, side: u64) -> u32 {
+        let goal = match self.wanted {
+            resolved::Wanted::Rank(rank) => rank,
+            resolved::Wanted::Energy(_) => self.basis / 4,
+        };
+        let keep = self.keep(goal);
+        let fits = |&columns: &u32| {
+            let hash = ContentHash([0; 32]);
+            let first = Self {
+                start: Some(Given { columns, hash }),
+                ..*self
+            }
+            .first();
+            first == self.block
+                || keep + 2 * first <= self.basis
+                    && u64::from(self.basis + first + self.guard) <= side
+        };
+        (1..=columns.min(keep)).rev().find(fits).unwrap_or(1)
+    }
 }
 
 /// What was known after a read.
@@ -94,10 +153,10 @@ pub struct Mark {
 
 /// An n-sided array: a block a slice.
 #[derive(Clone, Debug, Default)]
-struct Array {
-    slices: Vec<Input>,
+pub(super) struct Array {
+    pub(super) slices: Vec<Input>,
     tasks: Vec<TaskId>,
-    width: u32,
+    pub(super) width: u32,
     checkpoint: Option<u16>,
 }
 
@@ -130,25 +189,28 @@ struct End {
 
 /// Decides what comes next.
 pub struct Pilot {
-    ground: Ground,
-    spec: KrylovSpec,
+    pub(super) ground: Ground,
+    pub(super) spec: KrylovSpec,
+    sides: Sides,
+    /// The state is that of A^T A itself, see [`gram`](super::gram).
+    pub(super) gram: bool,
     /// Of what is written.
     slices: Vec<Slice>,
-    graph: Graph<SvdWork>,
+    pub(super) graph: Graph<SvdWork>,
     precision: Precision,
     /// The arrays that T speaks of, and the next one, which does not stand in T yet.
-    basis: Vec<Array>,
+    pub(super) basis: Vec<Array>,
     next: Array,
     t: Option<(Input, TaskId, u32)>,
     state_checkpoint: Option<u16>,
     /// The last solved state.
-    solved: Option<(TaskId, RitzLayout)>,
+    pub(super) solved: Option<(TaskId, RitzLayout)>,
     steps: u32,
     refilled: u32,
-    reads: u32,
+    pub(super) reads: u32,
     awaited: Awaited,
     wanted: Option<Wanted>,
-    marks: Vec<Mark>,
+    pub(super) marks: Vec<Mark>,
     guard_sigma: Option<f64>,
     lacks_energy: Option<f64>,
 }
@@ -165,9 +227,27 @@ pub fn tall_slices(columns: u64) -> Vec<Slice> {
 }
 
 impl Pilot {
-    pub fn new(ground: Ground, spec: KrylovSpec) -> Self {
+    /// `start`: a block a slice, if the spec begins with such.
+    pub fn new(ground: Ground, spec: KrylovSpec, sides: Sides, start: Option<&[Input]>) -> Self {
+        let mut pilot = Self::idle(ground, spec, sides);
+        pilot.start(start);
+        pilot.read(true);
+        pilot.hold();
+        pilot
+    }
+
+    /// Begins with the eigenvectors of A^T A.
+    pub fn of_gram(ground: Ground, spec: KrylovSpec, sides: Sides) -> Self {
+        let mut pilot = Self::idle(ground, spec, sides);
+        pilot.precision = Precision::F64;
+        pilot.begin_gram();
+        pilot.hold();
+        pilot
+    }
+
+    fn idle(ground: Ground, spec: KrylovSpec, sides: Sides) -> Self {
         let slices = tall_slices(ground.columns);
-        let mut pilot = Self {
+        Self {
             slices,
             graph: Graph {
                 open: true,
@@ -191,13 +271,11 @@ impl Pilot {
             marks: Vec::new(),
             guard_sigma: None,
             lacks_energy: None,
+            gram: false,
             ground,
             spec,
-        };
-        pilot.start();
-        pilot.read(true);
-        pilot.hold();
-        pilot
+            sides,
+        }
     }
 
     /// The graph as grown so far.
@@ -242,7 +320,11 @@ impl Pilot {
             } if awaited == task => {
                 let told: Vec<f64> = block.numbers().map_err(bug)?.to_vec();
                 let (theta, residuals) = told.split_at(layout.d);
-                self.decide(theta, residuals)?;
+                if std::mem::take(&mut self.gram) {
+                    self.decide_gram(theta);
+                } else {
+                    self.decide(theta, residuals)?;
+                }
             }
             Awaited::Verdict {
                 task: awaited,
@@ -325,7 +407,7 @@ impl Pilot {
             worst,
         });
         let tolerance = self.spec.tolerance.value;
-        let last = self.reads + 3 > self.spec.tolerance.max_reads;
+        let last = self.reads + 2 + self.lifts() > self.spec.tolerance.max_reads;
         let goal = rank.unwrap_or(d as u32);
         let full = self.d() + self.next.width > self.spec.basis;
         let room = self.spec.keep(goal) as usize;
@@ -377,7 +459,8 @@ impl Pilot {
                     self.restart(room.min(d) as u32);
                 }
                 let fits = (self.spec.basis.saturating_sub(self.d())) / self.next.width;
-                let left = self.spec.tolerance.max_reads.saturating_sub(self.reads + 2);
+                let after = self.reads + 1 + self.lifts();
+                let left = self.spec.tolerance.max_reads.saturating_sub(after);
                 count = count.min(fits).min(left).max(1);
                 for step in 0..count {
                     self.read(step + 1 == count);
@@ -436,12 +519,12 @@ impl Pilot {
             worst: Some(worst),
         });
         let missed = guard > sigma[k - 1] * (1.0 + self.spec.tolerance.value.min(1e-3));
-        let last = self.reads + 4 > self.spec.tolerance.max_reads;
+        let last = self.reads + 3 + self.lifts() > self.spec.tolerance.max_reads;
         if lambda_min < LAMBDA_MIN {
             let panels = end.panels.clone();
             self.split(rank, end.shape, &panels);
         } else if last || (worst <= self.spec.tolerance.value && !missed) {
-            self.lift(rank, &end);
+            self.finish(rank, &end);
         } else {
             let next = if missed {
                 self.join(&end.v, &end.guard)
@@ -456,11 +539,14 @@ impl Pilot {
     // The stages.
 
     /// X_1, orthonormal.
-    fn start(&mut self) {
+    fn start(&mut self, start: Option<&[Input]>) {
         let stage = self.graph.stage("start");
-        let width = self.spec.block;
+        let width = self.spec.first();
         let random = self.random(START, 0);
-        let drawn = self.draw(width, random, stage);
+        let drawn = match (self.spec.start, start) {
+            (Some(given), Some(start)) => self.begin(start, given.columns, width, random, stage),
+            (Some(_) | None, _) => self.draw(width, random, stage),
+        };
         let (array, _) = self.orthonormal(&drawn, width, stage);
         self.next = self.keep(array, Vec::new());
     }
@@ -505,11 +591,7 @@ impl Pilot {
 
         let before = d - width;
         let keep = if solve { self.ritz_keep(d) } else { 0 };
-        let layout = RitzLayout {
-            d: d as usize,
-            width: width as usize,
-            keep: keep as usize,
-        };
+        let layout = RitzLayout::of(d as usize, width as usize, keep as usize);
         let mut inputs: Vec<Input> = self.t.iter().map(|(t, ..)| *t).collect();
         inputs.extend([c1, c2, r1, r2]);
         let work = KrylovWork::Ritz {
@@ -527,29 +609,30 @@ impl Pilot {
         self.t = Some((range(layout.t()), ritz, d));
         self.checkpoint_state(ritz);
         if solve {
-            self.solved = Some((ritz, layout));
-            let bytes = layout.told().1 - layout.told().0;
-            let told = self.add(
-                KrylovWork::Tell { bytes },
-                vec![range(layout.told())],
-                bytes,
-                1,
-                stage,
-            );
-            self.deliver(told);
-            self.awaited = Awaited::Report { task: told, layout };
+            self.report(ritz, layout, stage);
         }
     }
 
+    /// What a solved state says is delivered.
+    pub(super) fn report(&mut self, task: TaskId, layout: RitzLayout, stage: u16) {
+        self.solved = Some((task, layout));
+        let bytes = layout.told().1 - layout.told().0;
+        let range = Some(layout.told());
+        let inputs = vec![Input::Result { task, range }];
+        let told = self.add(KrylovWork::Tell { bytes }, inputs, bytes, 1, stage);
+        self.deliver(told);
+        self.awaited = Awaited::Report { task: told, layout };
+    }
+
     /// Eigenvectors that a solved state carries.
-    fn ritz_keep(&self, d: u32) -> u32 {
+    pub(super) fn ritz_keep(&self, d: u32) -> u32 {
         match self.spec.wanted {
             resolved::Wanted::Rank(rank) => self.spec.keep(rank).min(d),
             resolved::Wanted::Energy(_) => d,
         }
     }
 
-    fn checkpoint_state(&mut self, task: TaskId) {
+    pub(super) fn checkpoint_state(&mut self, task: TaskId) {
         let before = self.state_checkpoint;
         self.state_checkpoint = Some(self.checkpoint(vec![task], before.into_iter().collect()));
     }
@@ -574,7 +657,7 @@ impl Pilot {
     }
 
     /// X W for the first eigenvectors: V, which takes the place of the basis.
-    fn rotate(&mut self, keep: u32, stage: u16, supersede_next: bool) -> Array {
+    pub(super) fn rotate(&mut self, keep: u32, stage: u16, supersede_next: bool) -> Array {
         let (ritz, layout) = self.solved.expect("a report comes from a solved state");
         let keep_of = layout.keep as u32;
         let vectors = Input::Result {
@@ -592,6 +675,10 @@ impl Pilot {
             let bytes = f64s(layout.d, keep as usize);
             whole(self.add(work, vec![vectors], bytes, bytes, stage))
         };
+        if self.basis.is_empty() {
+            // The basis is the identity.
+            return self.cut(vectors, keep);
+        }
         let widths: Vec<u32> = self.basis.iter().map(|a| a.width).collect();
         let mut tasks = Vec::new();
         for s in 0..self.slices.len() {
@@ -624,6 +711,27 @@ impl Pilot {
             checkpoint: None,
         };
         self.keep(array, supersedes)
+    }
+
+    /// An array that stands in one block, f64[n x width].
+    fn cut(&self, whole: Input, width: u32) -> Array {
+        let slice = |slice: &Slice| {
+            let Input::Result { task, range } = whole else {
+                unreachable!("eigenvectors are a result");
+            };
+            let start = range.map_or(0, |(start, _)| start) + slice.first * f64s(1, width as usize);
+            let bytes = f64s(slice.rows as usize, width as usize);
+            Input::Result {
+                task,
+                range: Some((start, start + bytes)),
+            }
+        };
+        Array {
+            slices: self.slices.iter().map(slice).collect(),
+            tasks: task_of(&whole).into_iter().collect(),
+            width,
+            checkpoint: None,
+        }
     }
 
     /// Thick restart: the basis becomes its best `keep` Ritz vectors, and the next block goes on from there.
@@ -697,23 +805,14 @@ impl Pilot {
     }
 
     /// The last read but one: V and the guard in `f64`, their products, V' and its residuals, and the verdict.
-    fn end(&mut self, rank: u32, keep: u32) {
+    pub(super) fn end(&mut self, rank: u32, keep: u32) {
         let stage = self
             .graph
             .stage(format!("basis of {keep} after pass {}", self.reads));
         let (ritz, layout) = self.solved.expect("a report comes from a solved state");
         let v = self.rotate(keep, stage, true);
         let g = self.spec.guard;
-        let drawn = self.draw(g, self.random(GUARD, self.reads * g), stage);
-        self.basis = vec![v.clone()];
-        let c = self.cross(0, &drawn, g, 59, stage);
-        let guard = self.deflate(0, c, &drawn, g, None, stage);
-        let guard = Array {
-            tasks: guard.iter().filter_map(task_of).collect(),
-            slices: guard,
-            width: g,
-            checkpoint: None,
-        };
+        let guard = self.beside(&v, g, stage);
 
         self.reads += 1;
         let stage = self.graph.stage("verification pass");
@@ -810,9 +909,29 @@ impl Pilot {
         };
     }
 
-    /// U block by block, and both factors delivered.
-    fn lift(&mut self, rank: u32, end: &End) {
-        self.reads += 1;
+    /// Reads that U takes after the last one in `f64`.
+    fn lifts(&self) -> u32 {
+        u32::from(self.sides.left)
+    }
+
+    /// Random columns, orthogonal to V.
+    pub(super) fn beside(&mut self, v: &Array, width: u32, stage: u16) -> Array {
+        let random = self.random(GUARD, self.reads * width);
+        let drawn = self.draw(width, random, stage);
+        self.basis = vec![v.clone()];
+        let c = self.cross(0, &drawn, width, 59, stage);
+        let slices = self.deflate(0, c, &drawn, width, None, stage);
+        Array {
+            tasks: slices.iter().filter_map(task_of).collect(),
+            slices,
+            width,
+            checkpoint: None,
+        }
+    }
+
+    /// V with its signs, and U where it is wanted. Where it is not, ||A v - s u|| needs no measuring: with u = A v / s,
+    /// which the last read has made orthonormal, it is rounding.
+    fn finish(&mut self, rank: u32, end: &End) {
         let (k, number) = (rank as usize, self.spec.precision.bytes() as u64);
         let stage = self.graph.stage("V");
         let shape = Shape {
@@ -842,7 +961,47 @@ impl Pilot {
             builder.gram(right_gram, rank, whole(task), slice.rows, s, stage);
         }
         let right_gram = builder.gram_out(right_gram, rank, stage);
+        // What is delivered cannot be delivered again by a task of an older growth.
+        let right_residual = builder.add(
+            SvdWork::Sum { rank },
+            vec![whole(end.right_residual)],
+            f64s(k, 1),
+            1,
+            stage,
+        );
+        let bytes = Polished::bytes(end.v.width as usize);
+        let work = SvdWork::Krylov(KrylovWork::Tell { bytes });
+        let spectrum = builder.add(work, vec![whole(end.polished)], bytes, 1, stage);
+        if !self.sides.right {
+            right.clear();
+        }
+        let mut wanted = Wanted {
+            spectrum: Spectrum::Polished {
+                task: spectrum,
+                basis: end.v.width,
+            },
+            rank,
+            rows: self.spec.precision,
+            left_head: f64s(1, k),
+            right,
+            left: Vec::new(),
+            left_residual: None,
+            right_residual,
+            left_gram: None,
+            right_gram,
+        };
+        if self.sides.left {
+            self.lift(&mut wanted, end, shape);
+        }
+        Builder::new(&self.ground, shape, &mut self.graph).deliver(&wanted);
+        self.wanted = Some(wanted);
+    }
 
+    /// U block by block.
+    fn lift(&mut self, wanted: &mut Wanted, end: &End, shape: Shape) {
+        self.reads += 1;
+        let rank = wanted.rank;
+        let (k, number) = (rank as usize, self.spec.precision.bytes() as u64);
         let stage = self.graph.stage("lift pass");
         let mut left = Vec::new();
         let mut squares = Vec::new();
@@ -881,43 +1040,9 @@ impl Pilot {
         }
         let mut builder = Builder::new(&self.ground, shape, &mut self.graph);
         let left_residual = builder.add(SvdWork::Sum { rank }, squares, f64s(k, 1), 1, stage);
-        let left_gram = builder.gram_out(left_gram, rank, stage);
-        // What is delivered cannot be delivered again by a task of an older growth.
-        let right_residual = builder.add(
-            SvdWork::Sum { rank },
-            vec![whole(end.right_residual)],
-            f64s(k, 1),
-            1,
-            stage,
-        );
-        let bytes = Polished::bytes(end.v.width as usize);
-        let work = SvdWork::Krylov(KrylovWork::Tell { bytes });
-        let spectrum = builder.add(work, vec![whole(end.polished)], bytes, 1, stage);
-        let deliveries = &mut self.graph.deliveries;
-        deliveries.extend([
-            spectrum,
-            right_residual,
-            left_residual,
-            right_gram,
-            left_gram,
-        ]);
-        deliveries.extend(right.iter().map(|&(task, _)| task));
-        deliveries.extend(left.iter().map(|&(task, ..)| task));
-        self.wanted = Some(Wanted {
-            spectrum: Spectrum::Polished {
-                task: spectrum,
-                basis: end.v.width,
-            },
-            rank,
-            rows: self.spec.precision,
-            left_head: head,
-            right,
-            left,
-            left_residual,
-            right_residual,
-            left_gram,
-            right_gram,
-        });
+        wanted.left_gram = Some(builder.gram_out(left_gram, rank, stage));
+        wanted.left_residual = Some(left_residual);
+        wanted.left = left;
     }
 
     /// The way that needs no square of A: V, then two split reads and the lift.
@@ -931,10 +1056,15 @@ impl Pilot {
         self.split(rank, shape, &panels);
     }
 
-    fn split(&mut self, rank: u32, shape: Shape, panels: &[Input]) {
+    pub(super) fn split(&mut self, rank: u32, shape: Shape, panels: &[Input]) {
         self.reads += 3;
+        let left = if self.sides.left {
+            Left::Delivered
+        } else {
+            Left::Measured
+        };
         let mut builder = Builder::new(&self.ground, shape, &mut self.graph);
-        self.wanted = Some(builder.split(rank, panels));
+        self.wanted = Some(builder.split(rank, panels, self.sides.right, left));
     }
 
     // Groups of tasks.
@@ -975,6 +1105,30 @@ impl Pilot {
         )
     }
 
+    /// V of an earlier run, and random columns beside it.
+    fn begin(
+        &mut self,
+        start: &[Input],
+        given: u32,
+        width: u32,
+        random: Random,
+        stage: u16,
+    ) -> Vec<Input> {
+        let mut begun = Vec::new();
+        for (s, &input) in start.iter().enumerate() {
+            let slice = self.slices[s];
+            let bytes = f64s(slice.rows as usize, width as usize);
+            let work = KrylovWork::Begin {
+                slice,
+                given,
+                width,
+                random,
+            };
+            begun.push(whole(self.add(work, vec![input], bytes, bytes, stage)));
+        }
+        begun
+    }
+
     fn draw(&mut self, width: u32, random: Random, stage: u16) -> Vec<Input> {
         (0..self.slices.len())
             .map(|s| {
@@ -991,7 +1145,12 @@ impl Pilot {
     }
 
     /// Panels of arrays side by side.
-    fn panels(&mut self, arrays: &[&Array], shape: Shape, stage: u16) -> (Vec<Input>, Vec<TaskId>) {
+    pub(super) fn panels(
+        &mut self,
+        arrays: &[&Array],
+        shape: Shape,
+        stage: u16,
+    ) -> (Vec<Input>, Vec<TaskId>) {
         let widths: Vec<u32> = arrays.iter().map(|a| a.width).collect();
         let inputs: Vec<Input> = (0..self.slices.len())
             .flat_map(|s| arrays.iter().map(move |a| a.slices[s]))

@@ -9,7 +9,7 @@ use shared::{
     },
 };
 
-use super::{Method, ground::Ground, krylov::GROUP, tall_slices};
+use super::{Method, gram, ground::Ground, krylov::GROUP, tall_slices};
 
 /// A method, and what memory has changed of it.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -35,8 +35,16 @@ impl Method {
             cut: None,
             least: chosen,
         };
-        let Self::Krylov(spec) = self else {
-            return Ok(fitted);
+        let spec = match self {
+            Self::Krylov(spec) => spec,
+            Self::Gram(spec) if chosen > memory => {
+                let other = Self::Krylov(spec).fitted(facts, memory)?;
+                return Ok(Fitted {
+                    least: other.least.min(chosen),
+                    ..other
+                });
+            }
+            Self::Gram(_) | Self::Power { .. } | Self::Exact { .. } => return Ok(fitted),
         };
         let keep = spec.keep(match spec.wanted {
             super::resolved::Wanted::Rank(rank) => rank,
@@ -49,7 +57,10 @@ impl Method {
                 ..spec
             })
         };
-        let least_basis = |block: u32| (keep + 2 * block).min(spec.basis);
+        let least_basis = |block: u32| {
+            let first = super::KrylovSpec { block, ..spec }.first();
+            (keep + 2 * first).min(spec.basis)
+        };
         let smallest = of(GROUP.min(spec.block), least_basis(GROUP.min(spec.block)));
         fitted.least = needed(&ground, &smallest, 1).min(chosen);
         if chosen <= memory {
@@ -94,13 +105,22 @@ pub fn needed(ground: &Ground, method: &Method, cores: usize) -> u64 {
         }
         // While reading: the basis, and Z, its parts and what is made of them. At the end: V and the guard as slices
         // and panels, Z as integers and as numbers. T and its eigenvectors.
-        Method::Krylov(spec) => {
-            let (d, b) = (u64::from(spec.basis), u64::from(spec.block));
+        Method::Krylov(spec) | Method::Gram(spec) => {
+            // Blocks are as wide as the first one.
+            let (d, b) = (u64::from(spec.basis), u64::from(spec.first()));
             let l = u64::from(spec.keep(method.rank_max()) + spec.guard);
             let reading = n * 8 * (d + (4 + viewed) * b);
             let restart = n * 8 * (d + l + b);
             let ending = n * 8 * (5 + viewed) * l;
-            reading.max(restart).max(ending) + 6 * d * d * 8 + blocks
+            let krylov = reading.max(restart).max(ending) + 6 * d * d * 8;
+            let before = match method {
+                // A copy of the sum for each core, and one that is added to it.
+                Method::Gram(_) => {
+                    (cores as u64 + 1) * gram::sum_bytes(n + ground.view().unwrap_or(0))
+                }
+                Method::Krylov(_) | Method::Power { .. } | Method::Exact { .. } => 0,
+            };
+            krylov.max(before) + blocks
         }
     }
 }
@@ -111,7 +131,7 @@ fn fixed_shape(ground: &Ground, method: &Method) -> Shape {
             width, precision, ..
         } => ground.shape(width, precision),
         Method::Exact { .. } => ground.shape(ground.columns as u32, Precision::F64),
-        Method::Krylov(spec) => {
+        Method::Krylov(spec) | Method::Gram(spec) => {
             let keep = spec.keep(method.rank_max());
             ground.shape(keep + spec.guard, Precision::F64)
         }
@@ -123,7 +143,7 @@ fn fixed_shape(ground: &Ground, method: &Method) -> Shape {
 pub fn of_tasks(ground: &Ground, method: &Method, cores: usize) -> u64 {
     let shape = fixed_shape(ground, method);
     let sides = match method {
-        Method::Krylov(_) => tall_slices(ground.columns),
+        Method::Krylov(_) | Method::Gram(_) => tall_slices(ground.columns),
         Method::Power { .. } | Method::Exact { .. } => slices(shape),
     };
     let blocks = ground.blocks.iter().map(|b| u64::from(b.rows));
@@ -132,7 +152,11 @@ pub fn of_tasks(ground: &Ground, method: &Method, cores: usize) -> u64 {
         .max()
         .unwrap_or(0);
     let padded = Panels::of(shape).padded() as u64;
-    cores as u64 * rows * padded * shape.precision.bytes() as u64 * 6
+    let products = cores as u64 * rows * padded * shape.precision.bytes() as u64 * 6;
+    match method {
+        Method::Gram(_) => products.max(gram::eigen_bytes(ground.columns)),
+        Method::Krylov(_) | Method::Power { .. } | Method::Exact { .. } => products,
+    }
 }
 
 #[cfg(test)]
@@ -169,6 +193,22 @@ mod tests {
             }
         }
         blocks_of(matrix.to_csr::<usize>().view()).unwrap().0
+    }
+
+    #[test]
+    fn a_basis_takes_the_place_of_a_gram_matrix_that_does_not_fit() {
+        let facts = facts(6000, 1000);
+        let ground = Ground::new(&facts).unwrap();
+        let mut factor = factor(50);
+        factor.method = crate::job::resolved::Method::Gram;
+        let chosen = Method::choose(&facts, &factor);
+        assert!(matches!(chosen, Method::Gram(_)), "{chosen:?}");
+        let most = needed(&ground, &chosen, 1);
+        assert!(most > gram::eigen_bytes(1000));
+        assert_eq!(chosen.fitted(&facts, most).unwrap().method, chosen);
+        let fitted = chosen.fitted(&facts, most - 1).unwrap();
+        assert!(matches!(fitted.method, Method::Krylov(_)), "{fitted:?}");
+        assert!(needed(&ground, &fitted.method, 1) < most);
     }
 
     #[test]

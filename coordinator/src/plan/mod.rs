@@ -6,6 +6,7 @@
 
 mod fixed;
 mod forecast;
+mod gram;
 mod ground;
 mod krylov;
 mod memory;
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use shared::{
     farm::{
         bytes::Bytes,
-        graph::Graph,
+        graph::{Graph, Input},
         ids::{ContentHash, TaskId},
         work::WorkError,
     },
@@ -27,12 +28,12 @@ use shared::{
 
 use crate::{
     failure::Failure,
-    job::resolved::{self, Accuracy, FactorSpec},
+    job::resolved::{self, Accuracy, FactorSpec, Which},
 };
 use fixed::Builder;
 pub use forecast::{Forecast, Rates};
 use ground::Ground;
-pub use krylov::{KrylovSpec, Mark, Pilot, in_kind, tall_slices};
+pub use krylov::{Given, KrylovSpec, Mark, Pilot, in_kind, tall_slices};
 pub use memory::Fitted;
 
 /// What is to be computed, every choice made: equal ones on equal matrices give equal bits.
@@ -50,6 +51,8 @@ pub enum Method {
     },
     /// Block Krylov with thick restart until a tolerance.
     Krylov(KrylovSpec),
+    /// Eigenvectors of A^T A; basis and block are those of what follows if they should not be good enough.
+    Gram(KrylovSpec),
     /// TSQR of the matrix itself, as if it were dense.
     Exact {
         /// At most: with `energy`, only as many as hold this share of the sum of squares are kept.
@@ -59,6 +62,30 @@ pub enum Method {
     },
 }
 
+/// Which factors are delivered, of the matrix that the plan works on: its U is the left one, its V the right one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Sides {
+    pub left: bool,
+    pub right: bool,
+}
+
+impl Sides {
+    pub const BOTH: Self = Self {
+        left: true,
+        right: true,
+    };
+
+    /// `transposed`: the user's V is the left factor.
+    pub fn of(which: Which, transposed: bool) -> Self {
+        let (u, v) = which.written();
+        if transposed {
+            Self { left: v, right: u }
+        } else {
+            Self { left: u, right: v }
+        }
+    }
+}
+
 /// A plan, and where to find in it what is wanted of it.
 pub struct Plan {
     /// As it begins.
@@ -66,8 +93,10 @@ pub struct Plan {
     /// Names the plan: the hash of the method and the graph.
     pub hash: ContentHash,
     pub method: Method,
+    pub sides: Sides,
     ground: Ground,
     wanted: Option<Wanted>,
+    start: Option<Arc<[Input]>>,
 }
 
 /// The tasks whose blocks are delivered.
@@ -78,16 +107,16 @@ pub struct Wanted {
     pub rank: u32,
     /// Of the rows of U and V as they are delivered.
     pub rows: Precision,
-    /// V of each slice: T[rows x k].
+    /// V of each slice: T[rows x k]. Empty if it is not delivered.
     pub right: Vec<(TaskId, Slice)>,
-    /// U of each row block: first row, rows; T[rows x k] after `left_head` bytes.
+    /// U of each row block: first row, rows; T[rows x k] after `left_head` bytes. Empty if it is not delivered.
     pub left: Vec<(TaskId, u64, u32)>,
     pub left_head: u64,
-    /// Sums of squares f64[k] of A V - U S and of A^T U - V S.
-    pub left_residual: TaskId,
+    /// Sums of squares f64[k] of A V - U S, if they are measured, and of A^T U - V S.
+    pub left_residual: Option<TaskId>,
     pub right_residual: TaskId,
-    /// U^T U and V^T V: f64[k x k].
-    pub left_gram: TaskId,
+    /// U^T U, if U is formed, and V^T V: f64[k x k].
+    pub left_gram: Option<TaskId>,
     pub right_gram: TaskId,
 }
 
@@ -163,6 +192,7 @@ impl Method {
             tolerance,
             precision,
             seed: factor.seed,
+            start: None,
         };
         let keep = spec.keep(aim);
         spec.basis = match (factor.basis, rank) {
@@ -173,11 +203,12 @@ impl Method {
         // The basis, the next block and the guard are to fit beside each other with room to spare.
         let most = side.saturating_sub(2 * block + GUARD) / krylov::GROUP * krylov::GROUP;
         let least = keep + 2 * block;
+        let zero = facts.frobenius_squared() == 0.0;
         let exact = match factor.method {
             resolved::Method::Exact => true,
-            // Gram has been refused.
-            resolved::Method::Krylov | resolved::Method::Gram => false,
-            resolved::Method::Auto => facts.frobenius_squared() == 0.0 || most < 2 * least,
+            resolved::Method::Krylov => false,
+            resolved::Method::Gram => zero,
+            resolved::Method::Auto => zero || most < 2 * least,
         };
         if exact || most < least {
             return Self::Exact {
@@ -190,13 +221,22 @@ impl Method {
             };
         }
         spec.basis = spec.basis.clamp(least, most);
-        Self::Krylov(spec)
+        let gram = match factor.method {
+            resolved::Method::Gram => true,
+            resolved::Method::Auto => gram::is_cheaper(facts, block),
+            resolved::Method::Krylov | resolved::Method::Exact => false,
+        };
+        if gram {
+            Self::Gram(spec)
+        } else {
+            Self::Krylov(spec)
+        }
     }
 
     pub fn precision(&self) -> Precision {
         match *self {
             Self::Power { precision, .. } | Self::Exact { precision, .. } => precision,
-            Self::Krylov(spec) => spec.precision,
+            Self::Krylov(spec) | Self::Gram(spec) => spec.precision,
         }
     }
 
@@ -204,7 +244,7 @@ impl Method {
     pub fn rank_max(&self) -> u32 {
         match *self {
             Self::Power { rank, .. } | Self::Exact { rank, .. } => rank,
-            Self::Krylov(spec) => match spec.wanted {
+            Self::Krylov(spec) | Self::Gram(spec) => match spec.wanted {
                 resolved::Wanted::Rank(rank) => rank,
                 resolved::Wanted::Energy(_) => spec.basis,
             },
@@ -214,12 +254,18 @@ impl Method {
 
 impl Plan {
     /// A wanted rank must be at least 1 and at most the smaller side of the matrix.
-    pub fn new(facts: &MatrixFacts, factor: &FactorSpec) -> Result<Self, WorkError> {
-        Self::of(facts, Method::choose(facts, factor))
+    pub fn new(facts: &MatrixFacts, factor: &FactorSpec, sides: Sides) -> Result<Self, WorkError> {
+        Self::of(facts, Method::choose(facts, factor), sides, None)
     }
 
-    /// The plan of a chosen method.
-    pub fn of(facts: &MatrixFacts, method: Method) -> Result<Self, WorkError> {
+    /// The plan of a chosen method. `start`: V of an earlier run, a block a slice of [`tall_slices`], if the method begins
+    /// with it.
+    pub fn of(
+        facts: &MatrixFacts,
+        method: Method,
+        sides: Sides,
+        start: Option<Arc<[Input]>>,
+    ) -> Result<Self, WorkError> {
         let ground = Ground::new(facts)?;
         let (graph, wanted) = match method {
             Method::Power {
@@ -232,25 +278,35 @@ impl Plan {
                 let mut graph = Graph::default();
                 let shape = ground.shape(width, precision);
                 let mut builder = Builder::new(&ground, shape, &mut graph);
-                let wanted = builder.power_iterations(rank, iterations, seed);
+                let wanted = builder.power_iterations(rank, iterations, seed, sides);
                 (Arc::new(graph), Some(wanted))
             }
             Method::Exact { rank, .. } => {
                 let mut graph = Graph::default();
                 let shape = ground.shape(ground.columns as u32, Precision::F64);
-                let wanted = Builder::new(&ground, shape, &mut graph).exact(rank);
+                let wanted = Builder::new(&ground, shape, &mut graph).exact(rank, sides);
                 (Arc::new(graph), Some(wanted))
             }
-            Method::Krylov(spec) => (Pilot::new(ground.clone(), spec).graph(), None),
+            Method::Krylov(spec) => {
+                let pilot = Pilot::new(ground.clone(), spec, sides, start.as_deref());
+                (pilot.graph(), None)
+            }
+            Method::Gram(spec) => {
+                let pilot = Pilot::of_gram(ground.clone(), spec, sides);
+                (pilot.graph(), None)
+            }
         };
         debug_assert_eq!(graph.validate(), Ok(()));
-        let bytes = rmp_serde::to_vec(&(method, &*graph)).expect("a graph is plain data");
+        // A plan that grows shows its sides at its end only.
+        let bytes = rmp_serde::to_vec(&(method, sides, &*graph)).expect("a graph is plain data");
         Ok(Self {
             hash: ContentHash::of(&bytes),
             graph,
             method,
+            sides,
             ground,
             wanted,
+            start,
         })
     }
 
@@ -279,7 +335,7 @@ impl Plan {
     /// Triplets that were asked for, when there are `asked` of them at most.
     pub fn requested(&self, asked: u32) -> u32 {
         match self.method {
-            Method::Krylov(spec) => match spec.wanted {
+            Method::Krylov(spec) | Method::Gram(spec) => match spec.wanted {
                 resolved::Wanted::Rank(rank) => rank,
                 resolved::Wanted::Energy(_) => asked,
             },
@@ -312,17 +368,22 @@ impl Plan {
     /// Who decides what comes next, when the plan grows.
     pub fn pilot(&self) -> Option<Pilot> {
         match self.method {
-            Method::Krylov(spec) => Some(Pilot::new(self.ground.clone(), spec)),
+            Method::Krylov(spec) => {
+                let start = self.start.as_deref();
+                Some(Pilot::new(self.ground.clone(), spec, self.sides, start))
+            }
+            Method::Gram(spec) => Some(Pilot::of_gram(self.ground.clone(), spec, self.sides)),
             Method::Power { .. } | Method::Exact { .. } => None,
         }
     }
 
     /// Full reads of A, when their number is known from the beginning.
     pub fn reads(&self) -> Option<u32> {
+        let lift = u32::from(self.sides.left);
         match self.method {
-            Method::Power { iterations, .. } => Some(iterations + 3),
-            Method::Exact { .. } => Some(3),
-            Method::Krylov(_) => None,
+            Method::Power { iterations, .. } => Some(iterations + 2 + lift),
+            Method::Exact { .. } => Some(2 + lift),
+            Method::Krylov(_) | Method::Gram(_) => None,
         }
     }
 
@@ -348,10 +409,12 @@ pub fn check_rank(facts: &MatrixFacts, factor: &FactorSpec) -> Result<(), Failur
         ))
         .help("ask for a rank, or for a tolerance in place of power_iterations"));
     }
-    if factor.method == resolved::Method::Gram {
-        return Err(Failure::job("method = \"gram\" is not there yet").help(
-            "use `exact` for a matrix with a short side, `krylov` for any other, or `auto`",
-        ));
+    if factor.method == resolved::Method::Gram && side > gram::COLUMNS_MAX {
+        return Err(Failure::job(format!(
+            "method = \"gram\" is for matrices with a side of at most {}; the shorter side of this one is {side}",
+            gram::COLUMNS_MAX
+        ))
+        .help("use `krylov`, or `auto`"));
     }
     match factor.rank() {
         Some(rank) if rank == 0 || u64::from(rank) > side => Err(Failure::job(format!(

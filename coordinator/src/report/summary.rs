@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     centring::Centring,
     farm::traffic::Sums,
-    job::resolved::{Center, Scale},
+    job::resolved::{Center, Scale, Which},
     output::certificate::{Certificate, Status},
 };
 
@@ -25,8 +25,10 @@ pub struct Summary {
     pub rank: Rank,
     /// Descending.
     pub sigma: Vec<f64>,
-    /// Of each triplet: sqrt(|A v - s u|^2 + |A^T u - s v|^2) / s.
+    /// Of each triplet: sqrt(|A v - s u|^2 + |A^T u - s v|^2) / s. None where they are not known.
     pub residuals: Vec<f64>,
+    /// The factors that were written.
+    pub which: Which,
     /// Of each triplet: s^2 / |A|_F^2.
     pub explained: Vec<f64>,
     pub orthogonality: Orthogonality,
@@ -119,11 +121,11 @@ pub struct Rank {
     pub got: u32,
 }
 
-/// Largest absolute entry of U^T U - I and of V^T V - I.
+/// Largest absolute entry of U^T U - I and of V^T V - I, of what was formed of them.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
 pub struct Orthogonality {
-    pub u: f64,
-    pub v: f64,
+    pub u: Option<f64>,
+    pub v: Option<f64>,
 }
 
 /// A part of the run and how long it took.

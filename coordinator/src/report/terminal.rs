@@ -4,7 +4,7 @@ use super::numbers::{about, aligned, count, cut, duration, percent, table, wrap}
 use super::summary::{Centred, FarmSummary, NodeSummary, StageBytes, Summary};
 use crate::farm::traffic::Sums;
 use crate::job::diagnostics::Look;
-use crate::job::resolved::{Center, Scale, ToleranceKind};
+use crate::job::resolved::{Center, Scale, ToleranceKind, Which};
 use crate::output::certificate::{Certificate, Status};
 use shared::size;
 
@@ -200,8 +200,12 @@ fn deficient(summary: &Summary) -> Option<String> {
 }
 
 fn accuracy(summary: &Summary) -> String {
-    let orthogonal = summary.orthogonality.u.max(summary.orthogonality.v);
-    let rest = format!("U and V orthonormal to {orthogonal:.1e}");
+    let rest = match (summary.orthogonality.u, summary.orthogonality.v) {
+        (Some(u), Some(v)) => format!("U and V orthonormal to {:.1e}", u.max(v)),
+        (Some(u), None) => format!("U orthonormal to {u:.1e}"),
+        (None, Some(v)) => format!("V orthonormal to {v:.1e}"),
+        (None, None) => "neither U nor V formed".to_owned(),
+    };
     let variance = summary
         .certificate
         .as_ref()
@@ -227,8 +231,10 @@ fn accuracy(summary: &Summary) -> String {
             };
             match status {
                 Status::Unconverged => format!(
-                    "NOT REACHED after {} reads: {kind} {:.0e}, found {worst:.1e}; ",
-                    summary.passes, tolerance.value
+                    "NOT REACHED after {} reads: {kind} {:.0e}, found {}; ",
+                    summary.passes,
+                    tolerance.value,
+                    worst.map_or("nothing".to_owned(), |worst| format!("{worst:.1e}"))
                 ),
                 Status::Converged | Status::Measured => {
                     format!("{kind} {:.0e} reached; ", tolerance.value)
@@ -241,7 +247,10 @@ fn accuracy(summary: &Summary) -> String {
         Some((triplet, residual)) => {
             format!("{goal}worst residual {residual:.1e} (triplet {triplet}); {rest}{explained}")
         }
-        None => rest,
+        None if summary.sigma.is_empty() => rest,
+        None => format!(
+            "residuals not measured, for that takes the pass that forms U; {rest}{explained}"
+        ),
     }
 }
 
@@ -320,8 +329,15 @@ fn factors(summary: &Summary) -> String {
     let (m, n, k) = (summary.rows, summary.columns, summary.sigma.len());
     let centring = summary.centring.iter().flat_map(|c| &c.files);
     let more: String = centring.map(|name| format!("{name}, ")).collect();
+    let files = match summary.which {
+        Which::Usv => {
+            format!("U.npy ({m} x {k}), S.npy ({k}), Vt.npy ({k} x {n}), rows.csv, columns.csv")
+        }
+        Which::Sv => format!("S.npy ({k}), Vt.npy ({k} x {n}), columns.csv"),
+        Which::S => format!("S.npy ({k})"),
+    };
     format!(
-        "{}: U.npy ({m} x {k}), S.npy ({k}), Vt.npy ({k} x {n}), rows.csv, columns.csv, {more}certificate.json, manifest.json",
+        "{}: {files}, {more}certificate.json, manifest.json",
         summary.directory.display()
     )
 }
@@ -333,7 +349,11 @@ fn numpy(summary: &Summary, page: &mut Page) {
     let directory = python_text(&summary.directory.display().to_string());
     page.line("  import numpy as np");
     page.line(&format!("  d = {directory}"));
-    page.line("  U, S, Vt = (np.load(f\"{d}/{x}.npy\") for x in (\"U\", \"S\", \"Vt\"))");
+    page.line(match summary.which {
+        Which::Usv => "  U, S, Vt = (np.load(f\"{d}/{x}.npy\") for x in (\"U\", \"S\", \"Vt\"))",
+        Which::Sv => "  S, Vt = (np.load(f\"{d}/{x}.npy\") for x in (\"S\", \"Vt\"))",
+        Which::S => "  S = np.load(f\"{d}/S.npy\")",
+    });
 }
 
 /// A text as Python writes it.
@@ -371,8 +391,8 @@ mod tests {
             residuals: (0..rank).map(|i| 2.1e-7 * 1.2f64.powi(i as i32)).collect(),
             explained: (0..rank).map(|i| 0.21 / (1.0 + i as f64).powi(2)).collect(),
             orthogonality: Orthogonality {
-                u: 2.4e-7,
-                v: 3.6e-7,
+                u: Some(2.4e-7),
+                v: Some(3.6e-7),
             },
             passes: 10,
             pass_seconds: 0.25,
@@ -512,6 +532,28 @@ Nearest to Toy Story (1995)
                 assert_eq!(line, line.trim_end());
             }
         }
+    }
+
+    #[test]
+    fn factors_that_are_not_there_are_not_spoken_of() {
+        let mut without_u = summary(3);
+        without_u.which = Which::Sv;
+        without_u.orthogonality.u = None;
+        let text = plain(&without_u, 100);
+        assert!(text.contains("; V orthonormal to 3.6e-7"), "{text}");
+        assert!(
+            text.contains("factors: S.npy (3), Vt.npy (3 x 9724), columns.csv, cert"),
+            "{text}"
+        );
+        assert!(text.contains("  S, Vt = (np.load"), "{text}");
+        assert!(!text.contains("U.npy"), "{text}");
+        without_u.which = Which::S;
+        without_u.residuals.clear();
+        let text = plain(&without_u, 100);
+        assert!(text.contains("residuals not measured"), "{text}");
+        assert!(text.contains("factors: S.npy (3), cert"), "{text}");
+        assert!(text.contains("  S = np.load"), "{text}");
+        assert!(!text.contains("Vt"), "{text}");
     }
 
     #[test]

@@ -8,10 +8,11 @@ use crate::{
     failure::Failure,
     job::{resolved, size},
     output::{
+        certificate::CERTIFICATE,
         npy::{Layout, VectorReader, VectorWriter, Vectors},
         staging::Staging,
     },
-    plan::Plan,
+    plan::{Plan, Sides},
 };
 
 fn number(precision: Precision) -> resolved::Precision {
@@ -21,9 +22,20 @@ fn number(precision: Precision) -> resolved::Precision {
     }
 }
 
+/// All that a run may leave, but for the manifest.
+pub const NAMES: &[&str] = &[
+    "U.npy",
+    "S.npy",
+    "Vt.npy",
+    "rows.csv",
+    "columns.csv",
+    CERTIFICATE,
+];
+
 /// Whether the factors will fit, told before the passes and not after them.
 pub fn check_space(staging: &Staging, facts: &MatrixFacts, plan: &Plan) -> Result<(), Failure> {
-    let needed = (facts.rows + facts.columns)
+    let side = |wanted: bool, rows: u64| if wanted { rows } else { 0 };
+    let needed = (side(plan.sides.left, facts.rows) + side(plan.sides.right, facts.columns))
         * u64::from(plan.method.rank_max())
         * plan.method.precision().bytes() as u64
         + 32 * (facts.rows + facts.columns);
@@ -56,7 +68,7 @@ pub fn write_centring(staging: &mut Staging, centring: &Centring) -> Result<(), 
     Ok(())
 }
 
-/// U.npy, S.npy and Vt.npy, staged. Rows of both factors are written where they belong as they come.
+/// S.npy, and U.npy and Vt.npy where they are wanted, staged. Rows of both factors are written where they belong as they come.
 pub struct Files<'a> {
     staging: &'a mut Staging,
     rows: u64,
@@ -67,8 +79,8 @@ pub struct Files<'a> {
 }
 
 struct Writers {
-    left: VectorWriter,
-    right: VectorWriter,
+    left: Option<VectorWriter>,
+    right: Option<VectorWriter>,
 }
 
 impl<'a> Files<'a> {
@@ -93,8 +105,11 @@ impl<'a> Files<'a> {
         if let Some(writers) = &self.writers
             && quality.flipped.iter().any(|flip| *flip)
         {
-            self.flip(&writers.left, self.name(true), &quality.flipped)?;
-            self.flip(&writers.right, self.name(false), &quality.flipped)?;
+            for (writer, left) in [(&writers.left, true), (&writers.right, false)] {
+                if let Some(writer) = writer {
+                    self.flip(writer, self.name(left), &quality.flipped)?;
+                }
+            }
         }
         let sigma = &quality.sigma;
         let vectors = Vectors {
@@ -157,6 +172,9 @@ impl<'a> Files<'a> {
             return Err(Failure::bug("rows came before their number was known"));
         };
         let writer = if left { &writers.left } else { &writers.right };
+        let Some(writer) = writer else {
+            return Err(Failure::bug("rows came of a factor that is not wanted"));
+        };
         let written = match self.precision {
             Precision::F32 => writer.write(first_row, &numbers::<f32>(rows)),
             Precision::F64 => writer.write(first_row, &numbers::<f64>(rows)),
@@ -174,12 +192,16 @@ fn numbers<T: bytemuck::Pod>(bytes: &[u8]) -> std::borrow::Cow<'_, [T]> {
 }
 
 impl Sink for Files<'_> {
-    fn begin(&mut self, rank: usize) -> Result<(), Failure> {
-        let (left, right) = (self.vectors(true, rank), self.vectors(false, rank));
-        let (left_name, right_name) = (self.name(true), self.name(false));
+    fn begin(&mut self, rank: usize, sides: Sides) -> Result<(), Failure> {
+        let mut writer = |wanted: bool, left: bool| {
+            let (name, vectors) = (self.name(left), self.vectors(left, rank));
+            wanted
+                .then(|| self.staging.vectors(name, vectors))
+                .transpose()
+        };
         self.writers = Some(Writers {
-            left: self.staging.vectors(left_name, left)?,
-            right: self.staging.vectors(right_name, right)?,
+            left: writer(sides.left, true)?,
+            right: writer(sides.right, false)?,
         });
         Ok(())
     }

@@ -5,7 +5,12 @@ use std::{path::Path, sync::atomic::AtomicBool};
 use serde::{Deserialize, Serialize};
 use shared::matrix::facts::MatrixFacts;
 
-use super::{BASE_BYTES, Reading, RunOptions, centred::centred, ingested};
+use super::{
+    BASE_BYTES, Reading, RunOptions,
+    centred::centred,
+    ingested,
+    start::{Earlier, Start},
+};
 use crate::{
     cache::Cache,
     engine::EngineError,
@@ -17,7 +22,7 @@ use crate::{
         size,
     },
     library,
-    plan::{Forecast, Method, Plan},
+    plan::{Forecast, Method, Plan, Sides},
     report::progress::Observer,
 };
 
@@ -178,7 +183,7 @@ pub fn planned(
     job: &Job,
     ingested: &Ingested,
     repeat: Option<&Repeat>,
-) -> Result<(Plan, Planned), Failure> {
+) -> Result<(Plan, Planned, Option<Start>), Failure> {
     let facts = &ingested.facts;
     let memory = job.resources.memory;
     let refused = |why: shared::farm::work::WorkError| Failure::resources(why.to_string());
@@ -187,15 +192,28 @@ pub fn planned(
     }
     library::check(facts, &job.factor)?;
     let mut told = Planned::default();
+    let mut start = None;
     let method = match repeat {
-        Some(repeat) => repeat.plan.resolved,
+        Some(repeat) => {
+            start = begun_again(job, ingested, &repeat.plan.resolved, &mut told)?;
+            repeat.plan.resolved
+        }
         None => {
-            let chosen = Method::choose(facts, &job.factor);
+            let mut chosen = Method::choose(facts, &job.factor);
+            if let Some(path) = &job.warm_start {
+                start = begun(path, ingested, &mut chosen, &mut told)?;
+            }
             let fitted = chosen
                 .fitted(facts, memory.saturating_sub(BASE_BYTES))
                 .map_err(refused)?;
             told.least = BASE_BYTES + fitted.least;
             told.cut = fitted.cut;
+            if let (Method::Gram(_), Method::Krylov(_)) = (chosen, fitted.method) {
+                told.remarks.push(format!(
+                    "A^T A does not fit into memory = {}: a Krylov basis takes its place",
+                    size::show(memory)
+                ));
+            }
             if let (Some((basis, block)), Method::Krylov(now)) = (fitted.cut, fitted.method) {
                 let blocks = if now.block < block {
                     format!(", and its blocks from {block} to {}", now.block)
@@ -218,7 +236,9 @@ pub fn planned(
             method.rank_max()
         )));
     }
-    let plan = Plan::of(facts, method).map_err(refused)?;
+    let sides = Sides::of(job.factor.which, ingested.transposed);
+    let inputs = start.as_ref().map(|start| start.inputs.clone());
+    let plan = Plan::of(facts, method, sides, inputs).map_err(refused)?;
     if let Some(repeat) = repeat {
         told.least = BASE_BYTES + plan.memory_needed(1);
         if repeat.plan.hash != plan.hash.to_string() {
@@ -226,7 +246,83 @@ pub fn planned(
                 .push("the plan was made for a matrix of this shape with other entries".to_owned());
         }
     }
-    Ok((plan, told))
+    Ok((plan, told, start))
+}
+
+/// Lets a method begin with factors of an earlier run, if it begins with anything.
+fn begun(
+    path: &Path,
+    ingested: &Ingested,
+    method: &mut Method,
+    told: &mut Planned,
+) -> Result<Option<Start>, Failure> {
+    let spec = match method {
+        Method::Krylov(spec) => spec,
+        Method::Power { .. } => {
+            return Err(Failure::job(
+                "warm_start with power_iterations is not possible: so many passes from a random sketch are what is asked for",
+            )
+            .help("ask for a tolerance in place of power_iterations, or leave out warm_start"));
+        }
+        Method::Exact { .. } | Method::Gram(_) => {
+            told.remarks.push(
+                "warm_start is not used: the exact method and that of A^T A need nothing to begin with"
+                    .to_owned(),
+            );
+            return Ok(None);
+        }
+    };
+    let mut earlier = Earlier::open(path, ingested)?;
+    told.remarks.extend(earlier.remark.take());
+    let columns = spec.takes(earlier.columns(), ingested.facts.columns);
+    let (start, given) = earlier.start(columns)?;
+    spec.start = Some(given);
+    Ok(Some(start))
+}
+
+/// The factors that a plan to be repeated begins with.
+fn begun_again(
+    job: &Job,
+    ingested: &Ingested,
+    method: &Method,
+    told: &mut Planned,
+) -> Result<Option<Start>, Failure> {
+    let given = match method {
+        Method::Krylov(spec) => spec.start,
+        Method::Power { .. } | Method::Exact { .. } | Method::Gram(_) => None,
+    };
+    match (given, &job.warm_start) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => {
+            told.remarks.push(
+                "warm_start is not used: the plan that is repeated begins without it".to_owned(),
+            );
+            Ok(None)
+        }
+        (Some(_), None) => Err(Failure::job(
+            "the plan begins with factors of an earlier run, and the job names none",
+        )
+        .help("name them: warm_start in the job file, or --warm-start")),
+        (Some(given), Some(path)) => {
+            let earlier = Earlier::open(path, ingested)?;
+            let wrong = || {
+                Failure::job(format!(
+                    "the plan began with other factors than those in {}",
+                    path.display()
+                ))
+                .help("give the factors that it began with, or leave out --plan")
+            };
+            if earlier.columns() < given.columns {
+                return Err(wrong());
+            }
+            let (start, here) = earlier.start(given.columns)?;
+            if here == given {
+                Ok(Some(start))
+            } else {
+                Err(wrong())
+            }
+        }
+    }
 }
 
 pub fn too_little(memory: u64, facts: &MatrixFacts, plan: &Plan, least: u64) -> Failure {
@@ -280,7 +376,7 @@ pub fn outlook(
             EngineError::Failed(failure) => failure,
             EngineError::Block(why) => Failure::resources(why.to_string()),
         })?;
-    let (plan, planned) = planned(job, &ingested, options.repeat.as_ref())?;
+    let (plan, planned, _) = planned(job, &ingested, options.repeat.as_ref())?;
     let memory = job.resources.memory;
     let needed = |cores| BASE_BYTES + plan.memory_needed(cores);
     if needed(1) > memory {

@@ -13,6 +13,7 @@ use crate::{
     ingest::Labels,
     job::resolved::{Center, Duplicates, Field, Precision, Scale},
     output::{
+        labels,
         npy::{Layout, VectorReader},
         staging::MANIFEST,
     },
@@ -245,26 +246,13 @@ impl Model {
             columns: Vec::new(),
             slots: vec![None; labels.len()],
         };
-        let mut reader = csv::Reader::from_path(self.directory.join(NAME))
-            .map_err(|error| damaged(error.to_string()))?;
-        let mut record = csv::ByteRecord::new();
-        let mut count = 0u64;
-        while reader
-            .read_byte_record(&mut record)
-            .map_err(|error| damaged(error.to_string()))?
-        {
-            if record.get(0) != Some(count.to_string().as_bytes()) {
-                return Err(damaged(format!("expected index {count} next")));
-            }
-            let Some(label) = record.get(1) else {
-                return Err(damaged(format!("index {count} has no label")));
-            };
+        let count = labels::walk(&self.directory.join(NAME), |index, label| {
             if let Some(at) = labels.find(label) {
                 mapped.slots[at] = Some(mapped.columns.len() as u32);
-                mapped.columns.push(count);
+                mapped.columns.push(index);
             }
-            count += 1;
-        }
+        })
+        .map_err(damaged)?;
         let wanted = self.right.vectors().count;
         if count != wanted {
             return Err(damaged(format!(

@@ -330,6 +330,7 @@ mod tests {
             output,
             width: 1,
             deliver: true,
+            stage: 7,
         };
         let fold = Output::Fold {
             accumulator: AccumulatorId(0),
@@ -387,7 +388,22 @@ mod tests {
             this: THIS,
             bytes: 1 << 33,
             took_us: 77,
+            waits: Waits {
+                room_us: 1,
+                inputs_us: 300,
+                core_us: 70_000,
+                last_from: Some(AgentId(2)),
+            },
         };
+        let received = vec![
+            Received {
+                stage: 7,
+                from: AgentId::COORDINATOR,
+                bytes: 1 << 40,
+                us: 12,
+            };
+            3
+        ];
         let works = [
             WorkError::BadInput("short".into()),
             WorkError::OutOfMemory { bytes: u64::MAX },
@@ -410,12 +426,16 @@ mod tests {
             FromAgent::Done {
                 done: vec![done; 20],
                 status: Status::default(),
+                received: received.clone(),
             },
             FromAgent::Returned(vec![THIS; 3]),
-            FromAgent::Heartbeat(Status {
-                loaded_bytes: u64::MAX,
-                ..Status::default()
-            }),
+            FromAgent::Heartbeat {
+                status: Status {
+                    loaded_bytes: u64::MAX,
+                    ..Status::default()
+                },
+                received,
+            },
             FromAgent::Unreachable(AgentId(9)),
             FromAgent::Fetch(Fetch {
                 request: 1,

@@ -59,6 +59,14 @@ pub enum KrylovWork {
         width: u32,
         random: Random,
     },
+    /// V of an earlier run, f64[rows x given] -> f64[rows x w]: them and random columns. Where there is no entry of a
+    /// vector of length 1 (NaN: a row that the earlier run did not have), there is a small random one.
+    Begin {
+        slice: Slice,
+        given: u32,
+        width: u32,
+        random: Random,
+    },
     /// Shifts, chunks of Z -> Z f64[rows x w].
     Unfold {
         shape: Shape,
@@ -127,6 +135,7 @@ impl KrylovWork {
     pub fn verb(&self) -> &'static str {
         match self {
             Self::Draw { .. } => "draw",
+            Self::Begin { .. } => "begin",
             Self::Unfold { .. } => "unfold",
             Self::Cross { .. } => "cross",
             Self::CrossOut { .. } => "cross-out",
@@ -150,6 +159,12 @@ impl KrylovWork {
                 width,
                 random,
             } => draw(*slice, *width, *random),
+            Self::Begin {
+                slice,
+                given,
+                width,
+                random,
+            } => begin(*slice, *given, *width, *random, inputs),
             Self::Unfold {
                 shape,
                 slice,
@@ -245,6 +260,7 @@ impl KrylovWork {
                 bits,
             } => cross(*rows, widths, *width, *bits, inputs, parts),
             Self::Draw { .. }
+            | Self::Begin { .. }
             | Self::Unfold { .. }
             | Self::CrossOut { .. }
             | Self::Deflate { .. }
@@ -281,6 +297,35 @@ fn random_rows(slice: Slice, width: u32, random: Random) -> Vec<f64> {
 
 fn draw(slice: Slice, width: u32, random: Random) -> Result<Bytes, WorkError> {
     Bytes::from_numbers(&random_rows(slice, width, random))
+}
+
+/// Entries of rows that an earlier run did not have, beside those of others.
+const NEW_EXPONENT: i32 = -6;
+
+fn begin(
+    slice: Slice,
+    given: u32,
+    width: u32,
+    random: Random,
+    inputs: &[Bytes],
+) -> Result<Bytes, WorkError> {
+    let (rows, given) = (slice.rows as usize, given as usize);
+    let known = Inputs::of(inputs).numbers::<f64>(rows * given)?;
+    let mut out = random_rows(slice, width, random);
+    for (to, known) in out
+        .chunks_exact_mut(width as usize)
+        .zip(known.chunks_exact(given))
+    {
+        for (to, &known) in to.iter_mut().zip(known) {
+            // Whatever the file holds, it must not upset what follows.
+            *to = if known.abs() <= 1.5 {
+                known
+            } else {
+                *to * power_of_two(NEW_EXPONENT)
+            };
+        }
+    }
+    Bytes::from_numbers(&out)
 }
 
 /// Slices of arrays of these widths.
@@ -529,11 +574,21 @@ fn join(rows: usize, widths: &[u32], inputs: &[Bytes]) -> Result<Bytes, WorkErro
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RitzLayout {
     pub d: usize,
-    pub width: usize,
+    /// Numbers before theta.
+    pub head: usize,
     pub keep: usize,
 }
 
 impl RitzLayout {
+    /// T f64[d x d] and R f64[w x w] come first.
+    pub fn of(d: usize, width: usize, keep: usize) -> Self {
+        Self {
+            d,
+            head: d * d + width * width,
+            keep,
+        }
+    }
+
     fn bytes(from: usize, count: usize) -> (u64, u64) {
         let number = size_of::<f64>();
         ((from * number) as u64, ((from + count) * number) as u64)
@@ -544,28 +599,24 @@ impl RitzLayout {
         Self::bytes(0, self.d * self.d)
     }
 
-    fn solved(self) -> usize {
-        self.d * self.d + self.width * self.width
-    }
-
     pub fn theta(self) -> (u64, u64) {
-        Self::bytes(self.solved(), self.d)
+        Self::bytes(self.head, self.d)
     }
 
     /// theta, then the residuals
     pub fn told(self) -> (u64, u64) {
-        Self::bytes(self.solved(), 2 * self.d)
+        Self::bytes(self.head, 2 * self.d)
     }
 
     pub fn vectors(self) -> (u64, u64) {
-        Self::bytes(self.solved() + 2 * self.d, self.d * self.keep)
+        Self::bytes(self.head + 2 * self.d, self.d * self.keep)
     }
 
     pub fn total(self) -> u64 {
         let numbers = if self.keep > 0 {
-            self.solved() + 2 * self.d + self.d * self.keep
+            self.head + 2 * self.d + self.d * self.keep
         } else {
-            self.solved()
+            self.head
         };
         (numbers * size_of::<f64>()) as u64
     }

@@ -5,6 +5,7 @@
 //! and row *slices* (what n-sided tasks read); T = f32 or f64. All A here is A * 2^scale, with entries at most 1 in
 //! absolute value; the coordinator undoes it in the singular values.
 
+pub mod gram;
 pub mod krylov;
 pub mod layout;
 mod passes;
@@ -189,6 +190,12 @@ pub enum SvdWork {
         rank: u32,
         extra: i32,
     },
+    /// R f64[h x l] of A = Q R, small SVD, signs, signed slices of V -> sums of squares f64[k] of R V - W diag(sigma): of
+    /// A V - U diag(sigma), where A X = A.
+    FactorResidual {
+        shape: Shape,
+        rank: u32,
+    },
     /// Arrays f64[k] -> their sum, added in order.
     Sum {
         rank: u32,
@@ -210,6 +217,7 @@ pub enum SvdWork {
         shape: Shape,
         panel: u16,
     },
+    GramMatrix(gram::GramWork),
 }
 
 /// Fraction bits of Gram sums of orthonormal columns, whose entries are at most 1.
@@ -236,12 +244,14 @@ impl Work for SvdWork {
             Self::Lift { .. } => "lift",
             Self::LeftResidual { .. } => "left-residual",
             Self::RightResidual { .. } => "right-residual",
+            Self::FactorResidual { .. } => "factor-residual",
             Self::Sum { .. } => "sum",
             Self::Gram { .. } => "gram",
             Self::GramOut { .. } => "gram-out",
             Self::Krylov(work) => work.verb(),
             Self::Polish(work) => work.verb(),
             Self::Spread { .. } => "spread",
+            Self::GramMatrix(work) => work.verb(),
         }
     }
 
@@ -278,11 +288,13 @@ impl Work for SvdWork {
                 rank,
                 extra,
             } => results::right_residual(*shape, *slice, *rank, *extra, inputs),
+            Self::FactorResidual { shape, rank } => results::factor_residual(*shape, *rank, inputs),
             Self::Sum { rank } => results::sum(*rank, inputs),
             Self::GramOut { rank } => results::gram_out(*rank, inputs),
             Self::Krylov(work) => work.block(inputs),
             Self::Polish(work) => work.block(inputs),
             Self::Spread { shape, panel } => view::spread(*shape, *panel, inputs),
+            Self::GramMatrix(work) => work.block(inputs),
             Self::Power { .. } | Self::Project { .. } | Self::Gram { .. } => {
                 unreachable!("{} folds", self.verb())
             }
@@ -305,6 +317,7 @@ impl Work for SvdWork {
             Self::Gram { precision, rank } => results::gram(*precision, *rank, inputs, parts),
             Self::Krylov(work) => work.fold(inputs, parts),
             Self::Polish(work) => work.fold(inputs, parts),
+            Self::GramMatrix(work) => work.fold(inputs, parts),
             Self::Sketch { .. }
             | Self::Identity { .. }
             | Self::LeafQr { .. }
@@ -321,6 +334,7 @@ impl Work for SvdWork {
             | Self::Lift { .. }
             | Self::LeftResidual { .. }
             | Self::RightResidual { .. }
+            | Self::FactorResidual { .. }
             | Self::Sum { .. }
             | Self::GramOut { .. }
             | Self::Spread { .. } => unreachable!("{} yields a block", self.verb()),

@@ -258,6 +258,44 @@ fn right_residual_of<T: Real>(
     Bytes::from_numbers(&squares)
 }
 
+pub(super) fn factor_residual(
+    shape: Shape,
+    rank: u32,
+    inputs: &[Bytes],
+) -> Result<Bytes, WorkError> {
+    with_precision!(shape.precision, factor_residual_of, shape, rank, inputs)
+}
+
+fn factor_residual_of<T: Real>(
+    shape: Shape,
+    rank: u32,
+    inputs: &[Bytes],
+) -> Result<Bytes, WorkError> {
+    let (n, l, k) = (shape.columns as usize, shape.width as usize, rank as usize);
+    let mut inputs = Inputs::of(inputs);
+    let r: &[f64] = inputs.bytes()?.numbers()?;
+    let svd = Small::read(inputs.bytes()?, l)?;
+    let signs = inputs.numbers::<f64>(k)?;
+    let mut v = Vec::with_capacity(n * k);
+    for slice in inputs.rest() {
+        v.extend(slice.numbers::<T>()?.iter().map(|x| x.to_f64()));
+    }
+    exactly(&v, l * k)?;
+    let heights = r.len() / l;
+    let product = dense::multiply::<f64, f64>(heights, l, k, r, &v);
+    let w = svd.signed_w(signs);
+    let mut squares = vec![0.0; k];
+    for (i, w) in w.chunks_exact(k.max(1)).enumerate() {
+        for c in 0..k {
+            // Below the last row of R there are zeros.
+            let product = if i < heights { product[i * k + c] } else { 0.0 };
+            let difference = product - w[c] * svd.sigma[c];
+            squares[c] += difference * difference;
+        }
+    }
+    Bytes::from_numbers(&squares)
+}
+
 pub(super) fn sum(rank: u32, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
     let mut total = vec![0.0; rank as usize];
     for part in inputs {

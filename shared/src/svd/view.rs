@@ -33,6 +33,23 @@ impl<'a> Map<'a> {
         self.added
     }
 
+    /// L^T C L for C of (n + s) x (n + s), row-major.
+    pub fn around(&self, c: &[f64]) -> Vec<f64> {
+        let n = self.d.len();
+        let mut out = Vec::with_capacity((n + self.added) * n);
+        for row in c.chunks_exact(n + self.added) {
+            let (own, tail) = row.split_at(n);
+            for (j, (&x, &d)) in own.iter().zip(self.d).enumerate() {
+                let loads = &self.q[j * self.added..][..self.added];
+                let taken: f64 = loads.iter().zip(tail).map(|(q, t)| q * t).sum();
+                out.push((x - taken) * d);
+            }
+        }
+        let tail = out.split_off(n * n);
+        self.pull(0, n, &tail, &mut out);
+        out
+    }
+
     /// Rows of L^T Z from `first` on: `rows` are those of Z, `tail` its last s.
     pub fn pull(&self, first: usize, width: usize, tail: &[f64], rows: &mut [f64]) {
         for (at, row) in rows.chunks_exact_mut(width).enumerate() {
