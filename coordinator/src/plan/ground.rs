@@ -30,7 +30,7 @@ fn norm_exponent(squares: f64) -> i32 {
     }
 }
 
-/// Largest binary exponent of the map's own scale.
+/// Largest binary exponent of the map's d.
 const MAP_MAX: i32 = 60;
 
 /// squares * 2^(2 scale), without leaving the range of f64 on the way.
@@ -87,8 +87,8 @@ impl Made {
     }
 }
 
-/// A matrix as plans see it: A * 2^scale. Its entries are at most 1 in absolute value; where there is a view, its columns'
-/// norms are.
+/// A matrix as plans see it: A * 2^scale. Its entries are at most 1 in absolute value; where there is a view, the norms of its
+/// columns are, as far as the map allows.
 #[derive(Clone)]
 pub struct Ground {
     /// m
@@ -130,14 +130,15 @@ impl Ground {
             .iter()
             .map(|&s| (-norm_exponent(scaled(s, block_scale))).min(SHIFT_MAX) as i16)
             .collect();
-        let scale = match facts.view {
+        let scale = match &facts.view {
             None => block_scale,
-            Some(_) => {
-                let largest = facts.column_squares.iter().copied().fold(0.0, f64::max);
-                if largest > 0.0 {
-                    (-norm_exponent(largest)).clamp(block_scale - MAP_MAX, block_scale + MAP_MAX)
-                } else {
-                    block_scale
+            Some(view) => {
+                let most = |numbers: &[f64]| numbers.iter().copied().fold(0.0, f64::max);
+                // The map's own numbers stay within the range of f32.
+                let middle = block_scale - most(&view.scale).log2().ceil() as i32;
+                match most(&facts.column_squares) {
+                    0.0 => middle,
+                    largest => (-norm_exponent(largest)).clamp(middle - MAP_MAX, middle + MAP_MAX),
                 }
             }
         };
