@@ -29,7 +29,7 @@ use coordinator::{
 use ndarray::Array2;
 use shared::{
     farm::{bytes::Bytes, ids::ContentHash},
-    linalg::tall::{Tall, add, cross},
+    linalg::tall::{Tall, cross, multiply},
     matrix::{
         block::RowBlock,
         encode::{Encoding, encode},
@@ -139,6 +139,7 @@ fn made(wish: &Wish, sigma: &[f64], store: &Store) -> MatrixFacts {
         encoding,
         max_abs: 0.0,
         column_squares: vec![0.0; n],
+        view: None,
     };
     for first in (0..m).step_by(step) {
         let rows = step.min(m - first);
@@ -148,7 +149,7 @@ fn made(wish: &Wish, sigma: &[f64], store: &Store) -> MatrixFacts {
             numbers: &u,
             width: k,
         };
-        add(
+        multiply(
             rows,
             &[tall],
             vt.as_slice().expect("standard"),
@@ -331,6 +332,7 @@ fn main() -> ExitCode {
             let place = Place {
                 workers: Workers::Here(&hands),
                 spool: None,
+                record: None,
             };
             let mut factors = Factors {
                 rows: wish.rows,
