@@ -296,7 +296,7 @@ fn all_stages(record: &Record, stages: &[&StageEntry]) -> String {
         } else {
             format!("{} of {}", stage.done, stage.tasks)
         };
-        let longest = stage.longest.first();
+        let longest = stage.longest.first().filter(|wait| wait.us >= 1000);
         rows.push(vec![
             stage.stage.to_string(),
             stage.name.clone(),

@@ -241,6 +241,12 @@ impl Blocks {
         self.0[word] |= 1 << (block % 64);
     }
 
+    fn remove(&mut self, block: u32) {
+        if let Some(word) = self.0.get_mut(block as usize / 64) {
+            *word &= !(1 << (block % 64));
+        }
+    }
+
     fn contains(&self, block: u32) -> bool {
         self.0
             .get(block as usize / 64)
@@ -727,12 +733,13 @@ impl<W: Clone> Scheduler<W> {
         let us = f64::from(done.took_us);
         let graph = Arc::clone(&self.graph);
         let spec = &graph.tasks[task.0 as usize];
-        let homed = self.tables.block_of(task.0).is_some();
+        let block = self.tables.block_of(task.0);
         let row = &mut self.agents[agent.0 as usize];
         row.moved = now;
         row.task_us = Some(row.task_us.map_or(us, |mean| 0.9 * mean + 0.1 * us));
         row.holds.push(task);
-        if homed {
+        if let Some(block) = block {
+            row.has.insert(block);
             row.meter(spec.stage, spec.cost, u64::from(done.took_us));
         }
         let row = &mut self.tasks[task.0 as usize];

@@ -167,6 +167,13 @@ impl<W: Clone> Scheduler<W> {
         let bytes_per_s = (rate * 1e6) as u64;
         self.story
             .tell_turn(now, agent, Turn::SlowLink { bytes_per_s });
+        // What it was sent it has only once the task is done.
+        let row = &mut self.agents[agent.0 as usize];
+        for &task in row.link.coming.keys() {
+            if let Some(block) = self.tables.block_of(task.0) {
+                row.has.remove(block);
+            }
+        }
         let queue = self.agents[agent.0 as usize].queue.iter().copied();
         let given: Vec<TaskId> = queue
             .filter(|task| match self.tasks[task.0 as usize].state {
