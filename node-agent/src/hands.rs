@@ -108,8 +108,19 @@ fn caught<T>(run: impl FnOnce() -> Result<T, WorkError>) -> Result<T, WorkError>
             .map(|s| (*s).to_owned())
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "with something that is no text".to_owned());
-        Err(WorkError::Panic(text))
+        Err(
+            refused_bytes(&text).map_or(WorkError::Panic(text), |bytes| WorkError::OutOfMemory {
+                bytes,
+            }),
+        )
     })
+}
+
+/// Bytes that the dense algebra's library was refused, if that is what it has panicked about: it has no other way to say so.
+fn refused_bytes(text: &str) -> Option<u64> {
+    let (_, layout) = text.split_once("AllocError { layout: Layout { size: ")?;
+    let (size, _) = layout.split_once(',')?;
+    size.parse().ok()
 }
 
 /// Adds partial sums.
@@ -314,5 +325,24 @@ impl Hands {
     /// What is left in memory, for tests: blocks, copies, parcels.
     pub fn leftovers(&self) -> (usize, usize, usize) {
         (self.blocks.len(), self.sums.len(), self.parcels.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_refused_to_the_library_is_no_bug() {
+        // As `faer` asks for it, and as it gives up.
+        let refused = caught(|| {
+            faer::Mat::<f64>::zeros(1 << 40, 1 << 10);
+            Ok(())
+        });
+        let bytes = 8 << 50;
+        let known = matches!(refused, Err(WorkError::OutOfMemory { bytes: b }) if b >= bytes);
+        assert!(known, "{refused:?}");
+        let other: Result<(), _> = caught(|| panic!("of something else"));
+        assert!(matches!(other, Err(WorkError::Panic(_))), "{other:?}");
     }
 }

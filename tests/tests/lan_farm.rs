@@ -23,7 +23,12 @@ fn a_node_dies_in(stage: Stage) {
     let told = farm.svdjob(farm.lan.ws(), &["explain", "factor.toml", "--node", "h2"]);
     told.succeeds(SOON);
     let account = told.stdout();
-    assert!(account.contains("h2 lost:"), "{account}");
+    // The job may be over before more than its silence is known.
+    let missed = ["h2 lost:", "h2 silent for"];
+    assert!(
+        missed.iter().any(|what| account.contains(what)),
+        "{account}"
+    );
     match stage {
         // It may have had nothing yet that anybody misses.
         Stage::Ship => {}

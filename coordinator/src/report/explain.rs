@@ -201,10 +201,10 @@ fn turn(turn: Turn) -> String {
         Turn::Ended => "lost: its link has ended".to_owned(),
         Turn::GivenUp { us } => format!("lost: silent for {}, given up", seconds(us)),
         Turn::SlowLink { bytes_per_s } => format!(
-            "its link carries no more than {}/s: it is given only what gains more than shipping costs",
+            "slow: its link carries no more than {}/s, so it is given only what gains more than shipping costs",
             size::show(bytes_per_s)
         ),
-        Turn::LinkAgain => "its link is fast enough, or tried anew".to_owned(),
+        Turn::LinkAgain => "not slow any more: its link is fast enough, or tried anew".to_owned(),
     }
 }
 

@@ -348,6 +348,8 @@ impl<W: Clone> Scheduler<W> {
             let first = running.iter().copied().find(|t| self.is_first(agent, *t));
             if let Some((first, expected)) = first.and_then(|t| Some((t, self.expected_us(t)?)))
                 && waited > 2.0 * expected + STRAGGLER_US_MIN
+                // One that has died meanwhile is not to be blamed for its link.
+                && 2.0 * row.heard.since(row.moved) as f64 >= waited
             {
                 self.suspect_link(now, agent, first, waited);
             }

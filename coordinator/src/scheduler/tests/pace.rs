@@ -197,8 +197,8 @@ fn a_slow_link_gets_only_what_gains_more_than_shipping_costs() {
     assert_eq!(given, [(2, first(4))], "a large one");
 }
 
-#[test]
-fn whoever_keeps_others_waiting_for_what_it_was_sent_has_a_slow_link() {
+/// Agent 1 waits for a MiB for half a second, and is heard of meanwhile or not.
+fn waits(lives: bool) -> Farm {
     let mut graph = Graph::default();
     graph.stage("only");
     for n in 0..2 {
@@ -209,7 +209,17 @@ fn whoever_keeps_others_waiting_for_what_it_was_sent_has_a_slow_link() {
     farm.takes(0, first(0), 10_000);
     farm.assigned();
     farm.now += 500_000;
+    if lives {
+        let (status, received) = (Status::default(), Vec::new());
+        farm.said(1, FromAgent::Heartbeat { status, received });
+    }
     farm.handle(Event::Tick);
+    farm
+}
+
+#[test]
+fn whoever_keeps_others_waiting_for_what_it_was_sent_has_a_slow_link() {
+    let mut farm = waits(true);
     let actions = farm.actions();
     let recall = Action::Tell {
         agent: AgentId(1),
@@ -219,4 +229,11 @@ fn whoever_keeps_others_waiting_for_what_it_was_sent_has_a_slow_link() {
     farm.said(1, FromAgent::Returned(vec![first(1)]));
     let given = farm.assigned();
     assert_eq!(count(&given, 1), 0, "{given:?}");
+}
+
+#[test]
+fn whoever_may_be_dead_is_not_blamed_for_its_link() {
+    let farm = waits(false);
+    let slow = |turn: &Turn| matches!(turn, Turn::SlowLink { .. });
+    assert!(!farm.turns(1).iter().any(slow));
 }
