@@ -3,6 +3,7 @@
 //! Everything here is sequential: parallelism is across tasks. Every result is a function of its arguments alone, the
 //! same bits on any thread; the sparse kernels and the test matrix give the same bits on any instruction set too.
 
+pub mod cholesky;
 pub mod dense;
 pub mod fixed;
 mod householder;

@@ -26,7 +26,7 @@ use crate::{
         work::WorkError,
     },
     linalg::{
-        dense,
+        cholesky, dense,
         fixed::power_of_two,
         real::Real,
         sketch::Sketch,
@@ -188,7 +188,8 @@ impl KrylovWork {
             Self::Leaf { rows, width } => {
                 let (rows, width) = (*rows as usize, *width as usize);
                 let w = Inputs::of(inputs).numbers::<f64>(rows * width)?;
-                let (q, r) = dense::qr::<f64>(rows, width, w);
+                let (q, r) = cholesky::qr(rows, width, w)
+                    .unwrap_or_else(|| dense::qr::<f64>(rows, width, w));
                 tsqr::factors(&q, &r)
             }
             Self::Rows { rows, width } => {
