@@ -9,7 +9,10 @@ mod start;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Instant, SystemTime},
 };
 
@@ -272,6 +275,7 @@ fn factored(
 
     staging.supersede(files::NAMES);
     let mut stages = Stages::new(&plan, observer);
+    let mut left = farm::Left::default();
     let mut files = Files::new(&mut staging, facts, &plan, ingested.transposed);
     let ran = engine::factor(
         &plan,
@@ -280,12 +284,21 @@ fn factored(
         &place,
         &mut files,
         &mut |progress, marks| {
-            stages.notes(farm.as_ref().map_or_else(Vec::new, Farm::news));
+            if let Some(farm) = &farm {
+                stages.notes(farm.news());
+                stages.notes(left.tell(progress.agents));
+                if left.is_over(job.farm.otherwise) {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
             stages.tell(progress, marks);
         },
         stop,
     );
     stages.notes(farm.as_ref().map_or_else(Vec::new, Farm::news));
+    if ran.is_err() && left.is_over(job.farm.otherwise) {
+        return Err(farm::left());
+    }
     let (quality, report) = match ran {
         Ok(done) => done,
         Err(error) => return Ended::broken(error),

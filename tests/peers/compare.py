@@ -690,6 +690,8 @@ def main():
     signal.signal(signal.SIGTERM, interrupted)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
         signal.signal(signal.SIGHUP, interrupted)
+    if args.work:
+        os.makedirs(args.work, exist_ok=True)
     work = tempfile.mkdtemp(prefix="svdjob-peers-", dir=args.work)
     try:
         return compare(args, work)

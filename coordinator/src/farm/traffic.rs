@@ -20,8 +20,11 @@ pub struct LinkBytes {
 /// deliveries and messages are counted here, messages in the stage that is the first not done.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Traffic {
-    stages: BTreeMap<u16, BTreeMap<(AgentId, AgentId), (u64, u64)>>,
+    stages: BTreeMap<u16, Links>,
 }
+
+/// By sender and receiver, bytes of blocks and of messages.
+type Links = BTreeMap<(AgentId, AgentId), (u64, u64)>;
 
 impl Traffic {
     pub fn blocks(&mut self, stage: u16, from: AgentId, to: AgentId, bytes: u64) {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicBool, Ordering},
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use shared::{
@@ -136,6 +136,64 @@ pub fn gather(
             Ok(None)
         }
     }
+}
+
+/// How long a run that wants a farm (`otherwise = "fail"`) waits when it has lost all of its nodes.
+const LEFT_MAX: Duration = Duration::from_secs(60);
+
+/// Whether the nodes of a run have left it, and since when.
+#[derive(Default)]
+pub struct Left {
+    had: bool,
+    since: Option<Instant>,
+}
+
+impl Left {
+    /// What to say, now that so many nodes are there.
+    pub fn tell(&mut self, nodes: usize) -> Vec<String> {
+        match (nodes, self.since) {
+            (0, None) if self.had => {
+                self.since = Some(Instant::now());
+                vec!["no node is left: waiting for one. Start `svdnode` again or on another machine; \
+                      Ctrl-C ends the run, and the same command goes on from here"
+                    .to_owned()]
+            }
+            (0, _) => Vec::new(),
+            (_, Some(since)) => {
+                *self = Self {
+                    had: true,
+                    since: None,
+                };
+                let waited = since.elapsed().as_secs();
+                vec![format!(
+                    "a node is there again after {waited} s: the run goes on"
+                )]
+            }
+            (_, None) => {
+                self.had = true;
+                Vec::new()
+            }
+        }
+    }
+
+    /// Whether that has been so for too long.
+    pub fn is_over(&self, otherwise: Otherwise) -> bool {
+        match otherwise {
+            Otherwise::Fail => self.since.is_some_and(|since| since.elapsed() > LEFT_MAX),
+            Otherwise::Embedded => false,
+        }
+    }
+}
+
+pub fn left() -> Failure {
+    Failure::new(
+        ExitCode::NoFarm,
+        format!(
+            "all nodes were lost, and none came for {} s",
+            LEFT_MAX.as_secs()
+        ),
+    )
+    .help("start `svdnode` on other machines; the same command goes on from the last finished pass")
 }
 
 /// Another one for every run.
