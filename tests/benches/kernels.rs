@@ -53,7 +53,7 @@ fn main() {
             ml25m(&blocks, width);
         }
         if wanted("blocks") {
-            for (l, w) in [(40, 24), (32, 32), (40, 40), (48, 48), (64, 64), (64, 32)] {
+            for (l, w) in [(16, 16), (32, 32), (48, 48), (64, 64), (64, 32)] {
                 let one = gram::<f32>(isa(), &blocks, l, Some(w), 1);
                 println!(
                     "one block of a basis, f32 l={l}, panels of {w}, 1 thread: {one:.2} ns an entry"
@@ -223,7 +223,7 @@ fn portable(blocks: &[RowBlock], width: Option<usize>) {
 
 /// What the memory gives: the same rows, added up and nothing else.
 fn roof(ratings: &Ratings, blocks: &[RowBlock], width: Option<usize>) {
-    let width = width.unwrap_or(panel_widths::<f32>(128, f32::PANEL)[0]);
+    let width = width.unwrap_or(32);
     let nnz = ratings.columns_of.len() as f64;
     let entries = 4_000_000.min(ratings.columns_of.len());
     let panels = 128f64 / width as f64;

@@ -82,7 +82,7 @@ mod hexadecimal {
 /// Widths of blocks are multiples of this: no panel has padding.
 pub const GROUP: u32 = 16;
 /// The estimate after each read is to be this much better than the tolerance: the last read, in `f64`, decides.
-const MARGIN: f64 = 0.9;
+const MARGIN: f64 = 0.97;
 /// The small eigenproblem is solved after so many reads at least.
 const STEPS_MAX: u32 = 4;
 /// Of theta_1: what lies below cannot be told from rounding of reads in that precision.
