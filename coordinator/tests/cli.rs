@@ -436,6 +436,25 @@ fn factors_that_are_not_wanted() {
 }
 
 #[test]
+fn what_an_earlier_run_has_subtracted_does_not_stay_beside_other_factors() {
+    let place = Place::usual();
+    let both = [
+        "run",
+        "factor.toml",
+        "--center",
+        "both",
+        "--scale",
+        "columns",
+    ];
+    succeeded(&place.run(&both));
+    let names = ["column_means.npy", "row_means.npy", "column_deviations.npy"];
+    let there = |name: &&str| place.path("factors").join(name).exists();
+    assert!(names.iter().all(there));
+    succeeded(&place.run(RUN));
+    assert!(!names.iter().any(|name| there(name)));
+}
+
+#[test]
 fn centring_is_said_in_words() {
     let place = Place::usual();
     for (flags, said) in [

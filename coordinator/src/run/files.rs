@@ -3,7 +3,7 @@
 use shared::{matrix::facts::MatrixFacts, svd::Precision};
 
 use crate::{
-    centring::Centring,
+    centring::{COLUMN_MEANS, Centring, DEVIATIONS, ROW_MEANS},
     factors::{Quality, Sink},
     failure::Failure,
     job::{resolved, size},
@@ -29,6 +29,9 @@ pub const NAMES: &[&str] = &[
     "Vt.npy",
     "rows.csv",
     "columns.csv",
+    COLUMN_MEANS,
+    ROW_MEANS,
+    DEVIATIONS,
     CERTIFICATE,
 ];
 
