@@ -451,7 +451,7 @@ fn what_an_earlier_run_has_subtracted_does_not_stay_beside_other_factors() {
     let there = |name: &&str| place.path("factors").join(name).exists();
     assert!(names.iter().all(there));
     succeeded(&place.run(RUN));
-    assert!(!names.iter().any(|name| there(name)));
+    assert!(!names.iter().any(there));
 }
 
 #[test]
