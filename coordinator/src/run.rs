@@ -286,8 +286,11 @@ fn factored(
         &mut |progress, marks| {
             if let Some(farm) = &farm {
                 stages.notes(farm.news());
-                stages.notes(left.tell(progress.agents));
-                if left.is_over(job.farm.otherwise) {
+                let now = Instant::now();
+                if let Some(event) = left.tell(now, progress.agents) {
+                    stages.observer.observe(event);
+                }
+                if left.is_over(now, job.farm.otherwise) {
                     stop.store(true, Ordering::Relaxed);
                 }
             }
@@ -296,7 +299,7 @@ fn factored(
         stop,
     );
     stages.notes(farm.as_ref().map_or_else(Vec::new, Farm::news));
-    if ran.is_err() && left.is_over(job.farm.otherwise) {
+    if ran.is_err() && left.is_over(Instant::now(), job.farm.otherwise) {
         return Err(farm::left());
     }
     let (quality, report) = match ran {

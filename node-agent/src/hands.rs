@@ -97,6 +97,7 @@ fn fold<W: Work>(work: &W, inputs: &[Bytes], parts: &mut [Part]) -> Result<(), W
     caught(|| work.fold(inputs, &mut slices))
 }
 
+/// What folds asks for its memory before it adds anything: if it was refused, the sum is as it was.
 fn caught<T>(run: impl FnOnce() -> Result<T, WorkError>) -> Result<T, WorkError> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         // Of a kernel that got no memory.

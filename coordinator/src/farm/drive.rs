@@ -163,21 +163,20 @@ pub fn drive<W: Work, E>(
 impl<W: Work, E> Run<'_, W, E> {
     /// Until the plan is done.
     fn work(&mut self, letters: &Receiver<ToCoordinator>) -> Result<(), RunError<E>> {
-        let run = self;
         loop {
-            if run.act()? {
+            if self.act()? {
                 return Ok(());
             }
-            if run.orders.stop.load(Ordering::Relaxed) {
+            if self.orders.stop.load(Ordering::Relaxed) {
                 return Err(RunError::Interrupted);
             }
-            run.report();
-            run.look_at_threads();
-            let wait = match run.scheduler.poll_deadline() {
-                Some(at) => Duration::from_micros(at.since(run.now())).min(STOP_POLL),
+            self.report();
+            self.look_at_threads();
+            let wait = match self.scheduler.poll_deadline() {
+                Some(at) => Duration::from_micros(at.since(self.now())).min(STOP_POLL),
                 None => STOP_POLL,
             };
-            let busy = run.keeper.as_ref().is_some_and(Keeper::is_busy);
+            let busy = self.keeper.as_ref().is_some_and(Keeper::is_busy);
             let wait = if busy { wait.min(THREADS_POLL) } else { wait };
             // Whoever is silent may have spoken while this loop was not listening: the letters come first.
             let mut read = 0;
@@ -185,7 +184,7 @@ impl<W: Work, E> Run<'_, W, E> {
                 Ok(first) => {
                     let more = letters.try_iter().take(LETTERS_MAX);
                     for letter in std::iter::once(first).chain(more) {
-                        run.read(letter)?;
+                        self.read(letter)?;
                         read += 1;
                     }
                 }
@@ -194,12 +193,12 @@ impl<W: Work, E> Run<'_, W, E> {
                     return Err(RunError::Agent("all of them are gone".to_owned()));
                 }
             }
-            let due = run
+            let due = self
                 .scheduler
                 .poll_deadline()
-                .is_some_and(|at| at <= run.now());
+                .is_some_and(|at| at <= self.now());
             if read == 0 || (due && read <= LETTERS_MAX) {
-                run.handle(Event::Tick);
+                self.handle(Event::Tick);
             }
         }
     }

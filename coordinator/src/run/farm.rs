@@ -150,36 +150,34 @@ pub struct Left {
 
 impl Left {
     /// What to say, now that so many nodes are there.
-    pub fn tell(&mut self, nodes: usize) -> Vec<String> {
+    pub fn tell(&mut self, now: Instant, nodes: usize) -> Option<Event> {
         match (nodes, self.since) {
             (0, None) if self.had => {
-                self.since = Some(Instant::now());
-                vec!["no node is left: waiting for one. Start `svdnode` again or on another machine; \
-                      Ctrl-C ends the run, and the same command goes on from here"
-                    .to_owned()]
+                self.since = Some(now);
+                Some(Event::Warning(
+                    "no node is left: waiting for one. Start `svdnode` again or on another machine; \
+                     Ctrl-C ends the run, and the same command goes on from here"
+                        .to_owned(),
+                ))
             }
-            (0, _) => Vec::new(),
-            (_, Some(since)) => {
-                *self = Self {
-                    had: true,
-                    since: None,
-                };
-                let waited = since.elapsed().as_secs();
-                vec![format!(
-                    "a node is there again after {waited} s: the run goes on"
-                )]
-            }
-            (_, None) => {
+            (0, _) => None,
+            (_, since) => {
                 self.had = true;
-                Vec::new()
+                self.since = None;
+                let waited = now.duration_since(since?).as_secs();
+                Some(Event::Note(format!(
+                    "a node is there again after {waited} s: the run goes on"
+                )))
             }
         }
     }
 
     /// Whether that has been so for too long.
-    pub fn is_over(&self, otherwise: Otherwise) -> bool {
+    pub fn is_over(&self, now: Instant, otherwise: Otherwise) -> bool {
         match otherwise {
-            Otherwise::Fail => self.since.is_some_and(|since| since.elapsed() > LEFT_MAX),
+            Otherwise::Fail => self
+                .since
+                .is_some_and(|since| now.duration_since(since) > LEFT_MAX),
             Otherwise::Embedded => false,
         }
     }
@@ -252,4 +250,28 @@ pub fn unlike(members: &[Member]) -> Option<String> {
             sets.join(", ")
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_all_nodes_have_left_says_so_once_and_ends_if_it_wants_a_farm() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut left = Left::default();
+        // Nobody has come yet: that is no loss.
+        assert_eq!(left.tell(at(0), 0), None);
+        assert_eq!(left.tell(at(1), 2), None);
+        assert!(matches!(left.tell(at(2), 0), Some(Event::Warning(_))));
+        assert_eq!(left.tell(at(50), 0), None);
+        assert!(!left.is_over(at(62), Otherwise::Fail));
+        assert!(left.is_over(at(63), Otherwise::Fail));
+        assert!(!left.is_over(at(1000), Otherwise::Embedded));
+        let back = left.tell(at(63), 1);
+        assert!(matches!(back, Some(Event::Note(what)) if what.contains("after 61 s")));
+        assert!(!left.is_over(at(1000), Otherwise::Fail));
+        assert!(matches!(left.tell(at(1001), 0), Some(Event::Warning(_))));
+    }
 }

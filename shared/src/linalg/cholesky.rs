@@ -1,4 +1,4 @@
-//! QR of a tall array from its Gram matrix, twice: products of tall arrays and nothing else, at three times the speed of
+//! QR of a tall array from its Gram matrix, twice: products of tall arrays and nothing else, in half the time of
 //! reflections where the array comes cold into the cache.
 //!
 //! It is only for columns that are far from dependent, and it finds out itself whether they are: a pivot that cancels, or
