@@ -233,19 +233,10 @@ impl<W: Clone> Scheduler<W> {
         for input in &self.graph.tasks[task.0 as usize].inputs {
             let (agent, weight) = match *input {
                 Input::Block { .. } => (None, 0),
-                Input::Result { task, range } => (
-                    self.tasks[task.0 as usize].holder,
-                    range.map_or_else(|| self.block_bytes(task), |(start, end)| end - start),
-                ),
-                Input::Fold {
-                    accumulator,
-                    part,
-                    chunk,
-                } => {
-                    let shape = &self.graph.accumulators[accumulator.0 as usize];
-                    let chunk = shape.parts[part as usize][chunk as usize];
-                    (None, 8 * u64::from(chunk))
+                Input::Result { task, .. } => {
+                    (self.tasks[task.0 as usize].holder, self.input_bytes(input))
                 }
+                Input::Fold { .. } => (None, self.input_bytes(input)),
             };
             all += weight;
             let Some(agent) = agent else {
@@ -260,6 +251,24 @@ impl<W: Clone> Scheduler<W> {
             .into_iter()
             .find(|(agent, bytes)| 2 * bytes > all && self.is_alive(*agent))
             .map(|(agent, _)| agent)
+    }
+
+    /// Of what a task reads of it.
+    pub(super) fn input_bytes(&self, input: &Input) -> u64 {
+        match *input {
+            Input::Block { bytes, .. } => bytes,
+            Input::Result { task, range } => {
+                range.map_or_else(|| self.block_bytes(task), |(start, end)| end - start)
+            }
+            Input::Fold {
+                accumulator,
+                part,
+                chunk,
+            } => {
+                let shape = &self.graph.accumulators[accumulator.0 as usize];
+                8 * u64::from(shape.parts[part as usize][chunk as usize])
+            }
+        }
     }
 
     pub(super) fn block_bytes(&self, task: TaskId) -> u64 {

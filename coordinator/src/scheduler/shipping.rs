@@ -242,17 +242,7 @@ impl<W: Clone> Scheduler<W> {
                     if here { 0 } else { bytes }
                 }
                 Input::Result { task, .. } if self.holder_of(task) == Some(agent) => 0,
-                Input::Result { task, range } => {
-                    range.map_or_else(|| self.block_bytes(task), |(start, end)| end - start)
-                }
-                Input::Fold {
-                    accumulator,
-                    part,
-                    chunk,
-                } => {
-                    let shape = &self.graph.accumulators[accumulator.0 as usize];
-                    8 * u64::from(shape.parts[part as usize][chunk as usize])
-                }
+                Input::Result { .. } | Input::Fold { .. } => self.input_bytes(input),
             })
             .sum()
     }
