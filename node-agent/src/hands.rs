@@ -10,6 +10,7 @@ use shared::farm::{
     message::{Name, Try},
     work::{Work, WorkError},
 };
+use shared::reserve;
 
 use crate::agent::{Job, Piece, Source, Target};
 
@@ -99,6 +100,10 @@ fn fold<W: Work>(work: &W, inputs: &[Bytes], parts: &mut [Part]) -> Result<(), W
 
 /// What folds asks for its memory before it adds anything: if it was refused, the sum is as it was.
 fn caught<T>(run: impl FnOnce() -> Result<T, WorkError>) -> Result<T, WorkError> {
+    // Before, not after: a fold that has added cannot be taken back.
+    if let Some(bytes) = reserve::spent() {
+        return Err(WorkError::OutOfMemory { bytes });
+    }
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         // Of a kernel that got no memory.
         if let Some(error) = panic.downcast_ref::<WorkError>() {

@@ -18,5 +18,6 @@ pub mod matrix;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod platform;
+pub mod reserve;
 pub mod size;
 pub mod svd;
