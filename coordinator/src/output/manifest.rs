@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::staging::{FileFacts, MANIFEST, Staging};
 use crate::failure::Failure;
 use crate::job::resolved::Job;
-use crate::report::summary::{Centred, Orthogonality, Phase, Rank, Summary};
+use crate::report::summary::{Centred, FarmSummary, Orthogonality, Phase, Rank, Summary};
 
 /// Grows by keys; a key that is there keeps its meaning.
 const FORMAT: u32 = 1;
@@ -32,6 +32,9 @@ struct Manifest<'a> {
     passes: u32,
     seconds: f64,
     phases: &'a [Phase],
+    /// Who has worked, if not this process, and what went over each link in each stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    farm: Option<&'a FarmSummary>,
     warnings: &'a [String],
 }
 
@@ -81,6 +84,7 @@ pub fn write(
         passes: summary.passes,
         seconds: summary.seconds,
         phases: &summary.phases,
+        farm: summary.farm.as_ref(),
         warnings: &summary.warnings,
     };
     let mut text = serde_json::to_string_pretty(&manifest)

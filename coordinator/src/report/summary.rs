@@ -90,13 +90,25 @@ pub struct FarmSummary {
     pub stages: Vec<StageBytes>,
 }
 
-/// What went over the links in a stage, without what carries it. `svdjob explain` tells it for each link.
+/// What went over the links in a stage, without what carries it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct StageBytes {
     pub stage: String,
     /// It reads the whole matrix.
     pub pass: bool,
     pub bytes: Sums,
+    pub links: Vec<NamedLink>,
+}
+
+/// Bytes from one process to another; `svdjob` is this one, others have the names of their hosts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct NamedLink {
+    pub from: String,
+    pub to: String,
+    /// Input blocks, results and sums.
+    pub blocks: u64,
+    /// Messages.
+    pub control: u64,
 }
 
 /// One node of a run, in the order of names.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use shared::{
+    farm::ids::AgentId,
     machine,
     net::{
         discovery::SearchOptions,
@@ -28,7 +29,7 @@ use crate::{
     plan::Plan,
     report::{
         progress::{Event, Observer, Stage, Unit},
-        summary::{FarmSummary, NodeSummary, StageBytes},
+        summary::{FarmSummary, NamedLink, NodeSummary, StageBytes},
     },
 };
 
@@ -228,10 +229,26 @@ pub fn summary(members: &[Member], report: &RunReport) -> FarmSummary {
     }
     let mut nodes: Vec<NodeSummary> = nodes.into_values().collect();
     nodes.sort_by(|a, b| (&a.host, &a.address).cmp(&(&b.host, &b.address)));
-    let stages = (0..).zip(&report.stages).map(|(number, stage)| StageBytes {
-        stage: stage.name.clone(),
-        pass: is_pass(&stage.name),
-        bytes: Sums::of(&report.traffic.of(number)),
+    let name = |agent: AgentId| {
+        let member = members.iter().find(|member| member.agent == agent);
+        member.map_or_else(|| "svdjob".to_owned(), |member| member.card.host.clone())
+    };
+    let stages = (0..).zip(&report.stages).map(|(number, stage)| {
+        let links = report.traffic.of(number);
+        StageBytes {
+            stage: stage.name.clone(),
+            pass: is_pass(&stage.name),
+            bytes: Sums::of(&links),
+            links: links
+                .iter()
+                .map(|link| NamedLink {
+                    from: name(link.from),
+                    to: name(link.to),
+                    blocks: link.blocks,
+                    control: link.control,
+                })
+                .collect(),
+        }
     });
     FarmSummary {
         nodes,
