@@ -68,7 +68,7 @@ pub fn blocks_of(matrix: CsMatView<'_, f64>) -> Result<(MatrixFacts, MemoryBlock
         view: None,
     };
     let mut blocks = MemoryBlocks::default();
-    let mut cutter = Cutter::default();
+    let mut cutter = Cutter::of(matrix.nnz() as u64);
     let mut open = Open::default();
     for (r, row) in matrix.outer_iterator().enumerate() {
         if cutter.cuts_before(row.nnz() as u64) {

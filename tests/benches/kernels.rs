@@ -539,7 +539,7 @@ impl Ratings {
 
     fn blocks(&self, encoding: &Encoding) -> Vec<RowBlock> {
         let rows = self.row_start.len() - 1;
-        let mut cutter = Cutter::default();
+        let mut cutter = Cutter::of(self.columns_of.len() as u64);
         let mut cuts: Vec<usize> = (0..rows)
             .filter(|&r| cutter.cuts_before((self.row_start[r + 1] - self.row_start[r]) as u64))
             .collect();

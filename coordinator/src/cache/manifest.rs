@@ -7,7 +7,7 @@ use shared::{
     farm::ids::ContentHash,
     matrix::{
         block,
-        facts::{MatrixFacts, View},
+        facts::{CUT_VERSION, MatrixFacts, View},
     },
 };
 
@@ -82,6 +82,7 @@ impl SourceIdentity {
         part(&self.inode.to_le_bytes());
         part(options.as_bytes());
         part(&block::VERSION.to_le_bytes());
+        part(&CUT_VERSION.to_le_bytes());
         hasher.finalize().to_hex()[..32].to_owned()
     }
 }

@@ -56,7 +56,7 @@ pub(super) struct Bucket {
 /// Cuts the rows into blocks and those into buckets.
 fn buckets(counts: &[u64]) -> Vec<Bucket> {
     let mut all: Vec<Bucket> = Vec::new();
-    let mut cutter = Cutter::default();
+    let mut cutter = Cutter::of(counts.iter().sum());
     let (mut start, mut nnz) = (0, 0);
     let mut close = |rows: Range<usize>, nnz: u64| match all.last_mut() {
         Some(bucket) if bucket.nnz + nnz <= BLOCK_NNZ => {

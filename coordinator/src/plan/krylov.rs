@@ -205,6 +205,8 @@ pub struct Pilot {
     state_checkpoint: Option<u16>,
     /// The last solved state.
     pub(super) solved: Option<(TaskId, RitzLayout)>,
+    /// One more read than the solved state knows of has been planned.
+    ahead: bool,
     steps: u32,
     refilled: u32,
     pub(super) reads: u32,
@@ -263,6 +265,7 @@ impl Pilot {
             t: None,
             state_checkpoint: None,
             solved: None,
+            ahead: false,
             steps: 0,
             refilled: 0,
             reads: 0,
@@ -376,6 +379,7 @@ impl Pilot {
     /// After a report: eigenvalues of T, and the norms of A^T A v - theta v.
     fn decide(&mut self, theta: &[f64], residuals: &[f64]) -> Result<(), Failure> {
         let d = theta.len();
+        let ahead = self.ahead;
         let squares = self.ground.frobenius_squared;
         let known: f64 = theta.iter().map(|t| t.max(0.0)).sum();
         let rank = match self.spec.wanted {
@@ -402,7 +406,7 @@ impl Pilot {
             .filter(|&k| k as usize <= d)
             .map(|k| errors[..k as usize].iter().copied().fold(0.0, f64::max));
         self.marks.push(Mark {
-            reads: self.reads,
+            reads: self.reads - u32::from(ahead),
             basis: d as u32,
             worst,
         });
@@ -462,12 +466,30 @@ impl Pilot {
                 let after = self.reads + 1 + self.lifts();
                 let left = self.spec.tolerance.max_reads.saturating_sub(after);
                 count = count.min(fits).min(left).max(1);
+                // The read that has been planned already is one of them.
+                count = (count - u32::from(ahead)).max(1);
+                self.ahead = false;
                 for step in 0..count {
                     self.read(step + 1 == count);
                 }
+                self.read_ahead();
             }
         }
         Ok(())
+    }
+
+    /// Where the small eigenproblem takes longer than a read, the next read is not made to wait for what it says; if that is
+    /// the end, the read was for nothing.
+    fn read_ahead(&mut self) {
+        let (d, width) = (u64::from(self.d()), u64::from(self.next.width));
+        let nnz: u64 = self.ground.blocks.iter().map(|b| b.nnz).sum();
+        let read = 4 * nnz * width + 8 * self.ground.columns * d * width;
+        let room = d + 2 * width <= u64::from(self.spec.basis);
+        let last = self.reads + 2 + self.lifts() >= self.spec.tolerance.max_reads;
+        if 9 * d.pow(3) > read && room && !last {
+            self.read(false);
+            self.ahead = true;
+        }
     }
 
     /// Reads until the tolerance is worth looking for again, by how fast the error has fallen since the mark before.
@@ -480,7 +502,8 @@ impl Pilot {
         let (Some((reads, before)), true) = (before, worst.is_finite()) else {
             return 2;
         };
-        let fallen = (before / worst).ln() / f64::from((self.reads - reads).max(1));
+        let now = self.marks.last().map_or(self.reads, |mark| mark.reads);
+        let fallen = (before / worst).ln() / f64::from((now - reads).max(1));
         if fallen <= 0.0 {
             return 2;
         }
@@ -659,6 +682,10 @@ impl Pilot {
     /// X W for the first eigenvectors: V, which takes the place of the basis.
     pub(super) fn rotate(&mut self, keep: u32, stage: u16, supersede_next: bool) -> Array {
         let (ritz, layout) = self.solved.expect("a report comes from a solved state");
+        let mut supersedes = Vec::new();
+        if std::mem::take(&mut self.ahead) {
+            supersedes.extend(self.basis.pop().and_then(|array| array.checkpoint));
+        }
         let keep_of = layout.keep as u32;
         let vectors = Input::Result {
             task: ritz,
@@ -699,7 +726,7 @@ impl Pilot {
                 stage,
             ));
         }
-        let mut supersedes: Vec<u16> = self.basis.iter().filter_map(|a| a.checkpoint).collect();
+        supersedes.extend(self.basis.iter().filter_map(|a| a.checkpoint));
         if supersede_next {
             supersedes.extend(self.next.checkpoint);
             supersedes.extend(self.state_checkpoint.take());

@@ -5,10 +5,16 @@ use serde::{Deserialize, Serialize};
 use super::encode::Encoding;
 use crate::farm::ids::ContentHash;
 
-/// A block is closed when it has this many entries ...
+/// No block has more entries than this, but for a single longer row ...
 pub const BLOCK_NNZ: u64 = 1 << 20;
-/// ... or this many rows, whichever comes first. A single longer row is a block of its own.
+/// ... nor more rows than this.
 pub const BLOCK_ROWS: u32 = 16_384;
+/// A small matrix is cut into so many blocks, so that there is work for several cores in each read, but not into blocks of
+/// fewer entries than `BLOCK_NNZ_MIN`: a task would take longer to hand out than to do.
+const BLOCKS_MIN: u64 = 8;
+const BLOCK_NNZ_MIN: u64 = 1 << 16;
+/// To be raised when the same rows are cut in another way: what was prepared before is then prepared anew.
+pub const CUT_VERSION: u32 = 2;
 
 /// One row block, as the plan knows it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -63,19 +69,29 @@ impl MatrixFacts {
 /// Decides where blocks end: feed it the rows in order.
 ///
 /// A function of the rows' lengths alone, so the same matrix is cut the same way on any machine.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Cutter {
     rows: u32,
     nnz: u64,
+    nnz_max: u64,
 }
 
 impl Cutter {
+    /// For a matrix of so many entries.
+    pub fn of(nnz: u64) -> Self {
+        Self {
+            rows: 0,
+            nnz: 0,
+            nnz_max: (nnz / BLOCKS_MIN).clamp(BLOCK_NNZ_MIN, BLOCK_NNZ),
+        }
+    }
+
     /// Whether the block open so far is to be closed before a row with `nnz` entries is added; the row is then counted to
     /// the block it belongs to.
     pub fn cuts_before(&mut self, nnz: u64) -> bool {
-        let cut = self.rows > 0 && (self.rows == BLOCK_ROWS || self.nnz + nnz > BLOCK_NNZ);
+        let cut = self.rows > 0 && (self.rows == BLOCK_ROWS || self.nnz + nnz > self.nnz_max);
         if cut {
-            *self = Self::default();
+            (self.rows, self.nnz) = (0, 0);
         }
         self.rows += 1;
         self.nnz += nnz;
