@@ -70,7 +70,16 @@ fn a_run_in_one_process_is_explained_by_stage_and_by_task() {
             "lift pass",
             "longest wait",
         ] {
-            assert!(all.contains(word), "{run:?}: no {word:?} in {all}");
+            let words: Vec<&str> = all.split_whitespace().collect();
+            let words = words.join(" ");
+            assert!(words.contains(word), "{run:?}: no {word:?} in {all}");
+        }
+        // A path cannot be broken.
+        let lines = all
+            .lines()
+            .filter(|line| !line.contains(&root.display().to_string()));
+        for line in lines {
+            assert!(line.chars().count() <= 80, "{line}");
         }
     }
     let one = told(&svdjob(root, &["explain", "--stage", "power pass 2"]), 0);

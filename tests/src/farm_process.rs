@@ -32,7 +32,16 @@ enum Until {
     PowerIterations(u32),
     /// All residuals are below 10^-this. Blocks and basis are narrow, so that there are many reads, restarts among them.
     Tolerance(u32),
+    /// The same to 10^-2, of columns that are centred and scaled.
+    Centred,
+    /// The same, from V of a coarser run.
+    Warm,
+    /// By the eigenvectors of A^T A.
+    Gram,
 }
+
+/// Where a warm start finds the coarser run, and its job file.
+const COARSE: (&str, &str) = ("coarse", "coarse.toml");
 
 impl Job {
     /// Over in no time: for stories about who finds whom.
@@ -59,6 +68,21 @@ impl Job {
     /// The same until a tolerance: a plan that grows.
     pub const CERTIFIED: Self = Self {
         until: Until::Tolerance(4),
+        ..Self::MIDDLE
+    };
+
+    pub const CENTRED: Self = Self {
+        until: Until::Centred,
+        ..Self::MIDDLE
+    };
+    pub const WARM: Self = Self {
+        until: Until::Warm,
+        ..Self::MIDDLE
+    };
+    /// Fewer columns: A^T A is to be worth it.
+    pub const GRAM: Self = Self {
+        columns: 1_500,
+        until: Until::Gram,
         ..Self::MIDDLE
     };
 
@@ -89,19 +113,34 @@ impl Job {
     }
 
     fn text(self) -> String {
+        let narrow = |tolerance: &str| {
+            format!(
+                "tolerance = {tolerance}\nmax_reads = 500\nmethod = \"krylov\"\nblock = 8\nbasis = 88"
+            )
+        };
+        let how = match self.until {
+            Until::PowerIterations(count) => format!("power_iterations = {count}"),
+            Until::Tolerance(digits) => narrow(&format!("1e-{digits}")),
+            Until::Centred => narrow("1e-2") + "\ncenter = \"columns\"\nscale = \"columns\"",
+            Until::Warm => narrow("1e-4") + &format!("\nwarm_start = {:?}", COARSE.0),
+            Until::Gram => "method = \"gram\"\ntolerance = 1e-4".to_owned(),
+        };
+        self.text_of(&how, "factors")
+    }
+
+    /// The job file of the coarser run that this one begins with.
+    fn coarse(self) -> Option<String> {
+        (self.until == Until::Warm).then(|| self.text_of("tolerance = 0.3", COARSE.0))
+    }
+
+    fn text_of(self, how: &str, directory: &str) -> String {
         format!(
             "[matrix]\npath = {:?}\nrows = 1\ncolumns = 2\nvalues = 3\n\
-             [factor]\nrank = {}\noversample = 10\n{}\n\
-             [output]\ndirectory = \"factors\"\n\
+             [factor]\nrank = {}\noversample = 10\n{how}\n\
+             [output]\ndirectory = {directory:?}\n\
              [resources]\nmemory = \"1 GiB\"\ncache = \"cache\"\n",
             self.input().display().to_string(),
             self.rank,
-            match self.until {
-                Until::PowerIterations(count) => format!("power_iterations = {count}"),
-                Until::Tolerance(digits) => format!(
-                    "tolerance = 1e-{digits}\nmax_reads = 500\nmethod = \"krylov\"\nblock = 8\nbasis = 88"
-                ),
-            }
         )
     }
 
@@ -118,15 +157,18 @@ impl Job {
         let name = format!("alone-{}-{:?}", std::process::id(), self.until);
         let folder = self.input().with_file_name(name);
         fs::create_dir_all(&folder).expect("a folder");
-        fs::write(folder.join("factor.toml"), self.text()).expect("a job file");
-        let done = svdjob()
-            .args(["run", "factor.toml", "--quiet"])
-            .current_dir(&folder)
-            .env("XDG_CONFIG_HOME", &folder)
-            .output()
-            .expect("svdjob can be started");
-        let told = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "{told}");
+        let coarse = self.coarse().map(|text| (COARSE.1, text));
+        for (name, text) in coarse.into_iter().chain([("factor.toml", self.text())]) {
+            fs::write(folder.join(name), text).expect("a job file");
+            let done = svdjob()
+                .args(["run", name, "--quiet"])
+                .current_dir(&folder)
+                .env("XDG_CONFIG_HOME", &folder)
+                .output()
+                .expect("svdjob can be started");
+            let told = String::from_utf8_lossy(&done.stderr);
+            assert!(done.status.success(), "{told}");
+        }
         let hashes = hashes(&folder.join("factors"));
         let _ = fs::remove_dir_all(&folder);
         known.insert(self, hashes);
@@ -176,6 +218,8 @@ pub enum Stage {
     Restart,
     Verification,
     Polish,
+    /// Those of A^T A, after its sum.
+    Gram,
 }
 
 impl Stage {
@@ -192,6 +236,7 @@ impl Stage {
             Self::Restart => "restart after pass".into(),
             Self::Verification => "verification pass".into(),
             Self::Polish => "polish".into(),
+            Self::Gram => "eigenvectors of".into(),
         }
     }
 }
@@ -277,6 +322,11 @@ impl Farm {
 
     pub fn put_job(&self, host: &Host, job: Job) {
         fs::write(host.home().join("factor.toml"), job.text()).expect("a job file");
+        if let Some(text) = job.coarse() {
+            fs::write(host.home().join(COARSE.1), text).expect("a job file");
+            let run = self.svdjob(host, &["run", COARSE.1, "--embedded", "--quiet"]);
+            run.succeeds(LONG);
+        }
     }
 
     /// Adds to the workstation's job file.

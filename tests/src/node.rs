@@ -93,6 +93,7 @@ pub fn farm(identity: &Identity, plan: ContentHash, nodes: &[&Node]) -> Farm {
             run: 1,
             alone: false,
         },
+        memory_least: 0,
     })
     .expect("loopback");
     let stop = AtomicBool::new(false);

@@ -53,6 +53,14 @@ fn the_coordinator_s_bytes_in_a_pass_do_not_grow_with_the_nodes() {
             stage["bytes"][what].as_u64().expect("a number")
         };
         let sum = |what| stages.iter().map(|stage| of(stage, what)).sum::<u64>();
+        for stage in stages {
+            let links = stage["links"].as_array().expect("links").iter();
+            let between = links.filter(|link| link["from"] != "svdjob" && link["to"] != "svdjob");
+            let between: u64 = between
+                .map(|link| link["blocks"].as_u64().expect("bytes"))
+                .sum();
+            assert_eq!(between, of(stage, "between_nodes"), "{stage}");
+        }
         // In most passes no block has to be sent: a median does not see those that move.
         let passes = stages.iter().filter(|stage| stage["pass"] == true);
         let mut sent: Vec<u64> = passes.map(|stage| of(stage, "sent")).collect();
@@ -146,6 +154,49 @@ fn the_coordinator_dies_while_a_tolerance_is_worked_for() {
     let run = farm.run(&[]);
     run.wait_for("resuming at", SOON);
     farm.ends_well(&run);
+}
+
+/// A node, and then the coordinator, at some place of a plan.
+fn both_die_in(job: Job, stage: Stage, later: Stage) {
+    let farm = lan_or_skip!(Farm::of(2, job));
+    let [_h1, h2] = farm.nodes(["h1", "h2"]);
+    let run = farm.run(&["--at-least", "2"]);
+    reaches(&run, stage);
+    h2.kill9();
+    farm.ends_well(&run);
+    let _again = farm.node("h2");
+    let run = farm.run(&["--at-least", "2"]);
+    reaches(&run, later);
+    run.kill9();
+    let run = farm.run(&[]);
+    run.wait_for("resuming at", SOON);
+    farm.ends_well(&run);
+}
+
+#[test]
+fn both_die_while_centred_columns_are_worked_on() {
+    both_die_in(Job::CENTRED, Stage::Pass(9), Stage::Restart);
+}
+
+#[test]
+fn both_die_after_a_warm_start() {
+    both_die_in(Job::WARM, Stage::Pass(3), Stage::Verification);
+}
+
+#[test]
+fn both_die_where_the_gram_matrix_is_summed() {
+    both_die_in(Job::GRAM, Stage::Gram, Stage::Lift);
+}
+
+#[test]
+fn a_node_that_has_too_little_memory_is_named_and_left_out() {
+    let farm = lan_or_skip!(Farm::of(2, Job::MIDDLE));
+    let _enough = farm.node("h1");
+    let _little = farm.node_with("h2", &["--cores", "1", "--memory", "16 MiB"]);
+    let run = farm.run(&[]);
+    run.wait_for("node h2 is not used: it offers 16 MiB", SOON);
+    farm.ends_well(&run);
+    assert!(run.told().contains("1 node of"), "{}", run.told());
 }
 
 #[test]

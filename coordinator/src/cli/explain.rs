@@ -130,7 +130,8 @@ pub fn run(args: &ExplainArgs, global: &Global) -> Result<(), End> {
         .into());
     }
     if !global.json {
-        return Ok(out::text(&render(&found, &question))?);
+        let width = global.stdout_look().width.clamp(40, 200);
+        return Ok(out::text(&render(&found, &question, width))?);
     }
     let stages: Vec<_> = record
         .stages

@@ -29,8 +29,9 @@ use shared::{
         endpoint::{EndpointError, caller},
         greeting::{Greeting, JobCard, NodeCard, Purpose, Refusal},
         identity::{Fingerprint, Identity},
-        link::{CallError, Called, SAID_ALL, Taker, call},
+        link::{CallError, Called, SAID_ALL, Taker, call, code},
     },
+    size,
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -62,6 +63,8 @@ pub struct FarmOptions {
     pub identity: Identity,
     pub search: SearchOptions,
     pub job: JobCard,
+    /// Nodes that offer fewer bytes than this are not used.
+    pub memory_least: u64,
 }
 
 /// A node that works for this run.
@@ -94,6 +97,7 @@ struct Shared {
     /// A member has come or gone.
     changed: Condvar,
     closing: AtomicBool,
+    memory_least: u64,
 }
 
 #[derive(Default)]
@@ -144,6 +148,7 @@ impl Farm {
             roster: Mutex::default(),
             changed: Condvar::new(),
             closing: AtomicBool::new(false),
+            memory_least: options.memory_least,
         });
         runtime.spawn(ping(Arc::clone(&shared)));
         runtime.spawn(recruit(Arc::clone(&shared), search(options.search)));
@@ -317,6 +322,23 @@ impl Shared {
         self.closing.load(Ordering::Relaxed)
     }
 
+    /// Said at once: without it the user would wonder why a node that is there does nothing.
+    fn too_small(&self, heard: &Heard, bytes: u64) {
+        let why = format!(
+            "it offers {} of memory, and a task of this job takes up to {}: `svdnode --memory` offers more, and a smaller rank \
+             takes less",
+            size::show(bytes),
+            size::show(self.memory_least)
+        );
+        let line = format!("node {} is not used: {why}", heard.host);
+        let mut roster = self.roster();
+        if !roster.lines.contains(&line) {
+            roster.lines.push(line);
+        }
+        drop(roster);
+        self.refused(heard, why);
+    }
+
     fn refused(&self, heard: &Heard, why: String) {
         let mut roster = self.roster();
         let known = roster
@@ -424,9 +446,13 @@ async fn engage(shared: Arc<Shared>, heard: Heard) {
             Ok((called, address)) => {
                 pause = AGAIN;
                 let id = called.card.id;
+                if called.card.memory_bytes < shared.memory_least {
+                    called.connection.close(code::DONE, b"");
+                    return shared.too_small(&heard, called.card.memory_bytes);
+                }
                 if !shared.roster().engaged.insert(id) {
                     // Known by another name.
-                    called.connection.close(shared::net::link::code::DONE, b"");
+                    called.connection.close(code::DONE, b"");
                     return;
                 }
                 let connection = join(&shared, called, address, &heard);

@@ -125,6 +125,15 @@ pub fn needed(ground: &Ground, method: &Method, cores: usize) -> u64 {
     }
 }
 
+/// See [`memory_of_a_node`](super::Plan::memory_of_a_node).
+pub fn of_a_node(ground: &Ground, method: &Method) -> u64 {
+    let block = ground.blocks.iter().map(|b| b.bytes).max().unwrap_or(0);
+    let shape = fixed_shape(ground, method);
+    let number = shape.precision.bytes() as u64;
+    let panels = ground.columns * Panels::of(shape).padded() as u64 * number;
+    block + panels + of_tasks(ground, method, 1)
+}
+
 fn fixed_shape(ground: &Ground, method: &Method) -> Shape {
     match *method {
         Method::Power {

@@ -392,6 +392,12 @@ impl Plan {
         memory::needed(&self.ground, &self.method, cores)
     }
 
+    /// Bytes without which a node of a farm can do none of the larger tasks: a block, what such a task has open, and the
+    /// panels that it reads.
+    pub fn memory_of_a_node(&self) -> u64 {
+        memory::of_a_node(&self.ground, &self.method)
+    }
+
     /// Bytes that `cores` running tasks have open for themselves.
     pub fn memory_of_tasks(&self, cores: usize) -> u64 {
         memory::of_tasks(&self.ground, &self.method, cores)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shared::farm::ids::{AgentId, TaskId};
 
-use super::numbers::{duration, percent, table};
+use super::numbers::{duration, percent, table, wrap};
 use crate::{
     farm::traffic::Sums,
     job::size,
@@ -46,8 +46,43 @@ impl Question {
     }
 }
 
-/// All of the account that is asked for.
-pub fn render(found: &Found, question: &Question) -> String {
+/// All of the account that is asked for, in lines of so many characters.
+pub fn render(found: &Found, question: &Question, width: usize) -> String {
+    folded(&account(found, question, width), width)
+}
+
+/// Breaks lines that are too long; what goes on stands below the words, not below the time before them.
+fn folded(text: &str, width: usize) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        if line.chars().count() <= width {
+            out.push_str(line);
+            out.push('\n');
+            continue;
+        }
+        let words = line.trim_start();
+        let indent = line.len() - words.len();
+        let timed = words.starts_with(|c: char| c.is_ascii_digit());
+        let (head, words) = match words.find(" s  ").filter(|_| timed) {
+            Some(clock) => words.split_at(clock + 4),
+            None => ("", words),
+        };
+        let hang = match head.len() {
+            0 => indent + 2,
+            head => indent + head,
+        };
+        for (i, part) in wrap(words, width.saturating_sub(hang)).iter().enumerate() {
+            let part = part.trim_end();
+            out.push_str(&match i {
+                0 => format!("{:indent$}{head}{part}\n", ""),
+                _ => format!("{:hang$}{part}\n", ""),
+            });
+        }
+    }
+    out
+}
+
+fn account(found: &Found, question: &Question, width: usize) -> String {
     let record = &found.record;
     if let Some(task) = question.task {
         return task_story(record, TaskId(task));
@@ -65,7 +100,7 @@ pub fn render(found: &Found, question: &Question) -> String {
             text.push_str(&one_stage(record, stage, question));
         }
     } else {
-        text.push_str(&all_stages(record, &stages));
+        text.push_str(&all_stages(record, &stages, width));
     }
     if record.cut {
         text.push_str("\nThe record is full: ordinary tasks are left out of it.\n");
@@ -269,23 +304,18 @@ fn lost(record: &Record, agent: AgentId, count: u64) -> String {
     format!("{tasks} done again: lost with {}\n", record.name(agent))
 }
 
-fn all_stages(record: &Record, stages: &[&StageEntry]) -> String {
+fn all_stages(record: &Record, stages: &[&StageEntry], width: usize) -> String {
     let mut rows = vec![
-        [
-            "stage",
-            "",
-            "time",
-            "tasks",
-            "busy",
-            "sent",
-            "received",
-            "control",
-            "node to node",
-            "longest wait",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
+        ["stage", "", "time", "tasks", "busy"]
+            .map(str::to_owned)
+            .to_vec(),
     ];
+    let mut bytes = vec![
+        ["sent", "received", "control", "node to node"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    let mut waits = vec!["longest wait".to_owned()];
     for stage in stages {
         let sums = Sums::of(&stage.links);
         let wall = stage.ended.saturating_sub(stage.began);
@@ -296,30 +326,68 @@ fn all_stages(record: &Record, stages: &[&StageEntry]) -> String {
         } else {
             format!("{} of {}", stage.done, stage.tasks)
         };
-        let longest = stage.longest.first().filter(|wait| wait.us >= 1000);
         rows.push(vec![
             stage.stage.to_string(),
             stage.name.clone(),
             seconds(wall),
             tasks,
             percent(busy as f64 / (wall * cores).max(1) as f64),
-            size::show(sums.sent).to_string(),
-            size::show(sums.received).to_string(),
-            size::show(sums.control).to_string(),
-            size::show(sums.between_nodes).to_string(),
-            longest.map_or_else(String::new, |wait| {
-                format!("{} {}", seconds(wait.us), why(record, wait.why))
-            }),
         ]);
+        let shown = [sums.sent, sums.received, sums.control, sums.between_nodes];
+        bytes.push(shown.map(|bytes| size::show(bytes).to_string()).to_vec());
+        let longest = stage.longest.first().filter(|wait| wait.us >= 1000);
+        waits.push(longest.map_or_else(String::new, |wait| {
+            format!("{} {}", seconds(wait.us), why(record, wait.why))
+        }));
     }
-    let mut text =
-        "\nStages (bytes: svdjob has sent and received, its messages, node to node)\n".to_owned();
-    for line in table(&rows, &[0, 1, 9]) {
-        text.push_str(line.trim_end());
+    let whole: Vec<Vec<String>> = rows
+        .iter()
+        .zip(&bytes)
+        .zip(&waits)
+        .map(|((row, bytes), wait)| [&row[..], bytes, std::slice::from_ref(wait)].concat())
+        .collect();
+    let mut lines = table(&whole, &[0, 1, 9]);
+    if lines.iter().any(|line| line.chars().count() > width) {
+        lines = below_each_other(&rows, &bytes, &waits, record.head.farm);
+    }
+    let mut text = if record.head.farm {
+        "\nStages (bytes: svdjob has sent and received, its messages, node to node)\n".to_owned()
+    } else {
+        "\nStages\n".to_owned()
+    };
+    for line in lines {
+        text.push_str(&line);
         text.push('\n');
     }
     text.push_str("\n`--stage NAME`, `--node NAME` and `--task NUMBER` tell more.\n");
     text
+}
+
+/// The same where lines are short: what does not fit stands in a line below. Bytes cross no link in one process.
+fn below_each_other(
+    rows: &[Vec<String>],
+    bytes: &[Vec<String>],
+    waits: &[String],
+    farm: bool,
+) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (i, line) in table(rows, &[0, 1]).into_iter().enumerate() {
+        lines.push(line);
+        if i == 0 {
+            continue;
+        }
+        if farm {
+            let told = bytes[0].iter().zip(&bytes[i]);
+            let told: Vec<String> = told
+                .map(|(what, bytes)| format!("{what} {bytes}"))
+                .collect();
+            lines.push(format!("       {}", told.join(", ")));
+        }
+        if !waits[i].is_empty() {
+            lines.push(format!("       longest wait {}", waits[i]));
+        }
+    }
+    lines
 }
 
 fn why(record: &Record, why: Why) -> String {

@@ -94,6 +94,7 @@ pub fn gather(
             run: run_number(),
             alone,
         },
+        memory_least: plan.memory_of_a_node(),
     };
     let farm = Farm::open(options).map_err(|why| Failure::resources(why.to_string()))?;
     if !wish.ssh.is_empty() {
