@@ -68,7 +68,7 @@ fn a_run_in_one_process_is_explained_by_stage_and_by_task() {
             "agent 0",
             "power pass 1",
             "lift pass",
-            "longest wait",
+            "Stages",
         ] {
             let words: Vec<&str> = all.split_whitespace().collect();
             let words = words.join(" ");
