@@ -32,9 +32,9 @@ enum Until {
     PowerIterations(u32),
     /// All residuals are below 10^-this. Blocks and basis are narrow, so that there are many reads, restarts among them.
     Tolerance(u32),
-    /// The same to 10^-2, of columns that are centred and scaled.
+    /// As `Tolerance(2)`, of columns that are centred and scaled.
     Centred,
-    /// The same, from V of a coarser run.
+    /// As `Tolerance(4)`, from V of a coarser run.
     Warm,
     /// By the eigenvectors of A^T A.
     Gram,
@@ -218,7 +218,7 @@ pub enum Stage {
     Restart,
     Verification,
     Polish,
-    /// Those of A^T A, after its sum.
+    /// The eigenvectors of A^T A, after its sum.
     Gram,
 }
 

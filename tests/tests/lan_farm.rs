@@ -184,7 +184,7 @@ fn both_die_after_a_warm_start() {
 }
 
 #[test]
-fn both_die_where_the_gram_matrix_is_summed() {
+fn both_die_in_a_gram_plan() {
     both_die_in(Job::GRAM, Stage::Gram, Stage::Lift);
 }
 

@@ -331,11 +331,7 @@ impl Shared {
             size::show(self.memory_least)
         );
         let line = format!("node {} is not used: {why}", heard.host);
-        let mut roster = self.roster();
-        if !roster.lines.contains(&line) {
-            roster.lines.push(line);
-        }
-        drop(roster);
+        self.roster().lines.push(line);
         self.refused(heard, why);
     }
 
