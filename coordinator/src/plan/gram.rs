@@ -144,7 +144,7 @@ impl Pilot {
         let known = theta.iter().take_while(|t| **t > blind).count() as u32;
         if keep + guard > n {
             let stage = self.graph.stage("all eigenvectors");
-            let v = self.rotate(self.ritz_keep(n).min(n), stage, true);
+            let v = self.rotate(self.ritz_keep(n).min(n), stage, true, Precision::F64);
             let random = n - v.width;
             let rest = (random > 0).then(|| self.beside(&v, random, stage));
             self.split_from(goal, &v, rest, stage);
@@ -153,7 +153,7 @@ impl Pilot {
                 .graph
                 .stage(format!("{known} eigenvectors and random columns"));
             let known = known.clamp(1, keep);
-            let v = self.rotate(known, stage, true);
+            let v = self.rotate(known, stage, true, Precision::F64);
             let rest = self.beside(&v, keep - known + guard, stage);
             self.split_from(goal, &v, Some(rest), stage);
         } else {
@@ -166,7 +166,7 @@ impl Pilot {
         arrays.extend(&rest);
         let width = arrays.iter().map(|array| array.width).sum();
         let shape = self.ground.shape(width, Precision::F64);
-        let (panels, _) = self.panels(&arrays, shape, stage);
+        let (panels, _) = self.panels(&arrays, shape, Precision::F64, stage);
         self.split(rank, shape, &panels);
     }
 }

@@ -157,7 +157,20 @@ pub(super) struct Array {
     pub(super) slices: Vec<Input>,
     tasks: Vec<TaskId>,
     pub(super) width: u32,
+    pub(super) held: Precision,
     checkpoint: Option<u16>,
+}
+
+impl Array {
+    fn of(tasks: Vec<TaskId>, width: u32, held: Precision) -> Self {
+        Self {
+            slices: tasks.iter().map(|t| whole(*t)).collect(),
+            tasks,
+            width,
+            held,
+            checkpoint: None,
+        }
+    }
 }
 
 enum Awaited {
@@ -179,8 +192,6 @@ struct End {
     v: Array,
     guard: Array,
     shape: Shape,
-    panels: Vec<Input>,
-    panel_tasks: Vec<TaskId>,
     polished: TaskId,
     right: Vec<TaskId>,
     right_residual: TaskId,
@@ -350,6 +361,19 @@ impl Pilot {
         self.basis.iter().map(|a| a.width).sum()
     }
 
+    /// Most columns of the basis as it stands: of f64, after f32, half as many, but no fewer than a restart goes on from.
+    fn basis_max(&self) -> u32 {
+        let given = self.spec.basis;
+        if self.precision == self.spec.precision || self.ground.is_blurred() {
+            return given;
+        }
+        let least = match self.spec.wanted {
+            resolved::Wanted::Rank(rank) => self.spec.keep(rank) + 2 * self.next.width,
+            resolved::Wanted::Energy(_) => given,
+        };
+        (given / 2).max(least).min(given)
+    }
+
     /// Says what later growths may read.
     fn hold(&mut self) {
         let mut held: Vec<TaskId> = Vec::new();
@@ -362,7 +386,6 @@ impl Pilot {
             }
             Awaited::Verdict { end, .. } => {
                 held.extend(end.v.tasks.iter().chain(&end.guard.tasks));
-                held.extend(&end.panel_tasks);
                 held.extend(&end.right);
                 held.extend([end.polished, end.signs, end.right_residual]);
             }
@@ -413,7 +436,7 @@ impl Pilot {
         let tolerance = self.spec.tolerance.value;
         let last = self.reads + 2 + self.lifts() > self.spec.tolerance.max_reads;
         let goal = rank.unwrap_or(d as u32);
-        let full = self.d() + self.next.width > self.spec.basis;
+        let full = self.d() + self.next.width > self.basis_max();
         let room = self.spec.keep(goal) as usize;
 
         // Rounding is relative to what cancels where something is subtracted.
@@ -462,7 +485,7 @@ impl Pilot {
                 if full {
                     self.restart(room.min(d) as u32);
                 }
-                let fits = (self.spec.basis.saturating_sub(self.d())) / self.next.width;
+                let fits = (self.basis_max().saturating_sub(self.d())) / self.next.width;
                 let after = self.reads + 1 + self.lifts();
                 let left = self.spec.tolerance.max_reads.saturating_sub(after);
                 count = count.min(fits).min(left).max(1);
@@ -484,7 +507,7 @@ impl Pilot {
         let (d, width) = (u64::from(self.d()), u64::from(self.next.width));
         let nnz: u64 = self.ground.blocks.iter().map(|b| b.nnz).sum();
         let read = 4 * nnz * width + 8 * self.ground.columns * d * width;
-        let room = d + 2 * width <= u64::from(self.spec.basis);
+        let room = d + 2 * width <= u64::from(self.basis_max());
         let last = self.reads + 2 + self.lifts() >= self.spec.tolerance.max_reads;
         if 9 * d.pow(3) > read && room && !last {
             self.read(false);
@@ -544,15 +567,17 @@ impl Pilot {
         let missed = guard > sigma[k - 1] * (1.0 + self.spec.tolerance.value.min(1e-3));
         let last = self.reads + 3 + self.lifts() > self.spec.tolerance.max_reads;
         if lambda_min < LAMBDA_MIN {
-            let panels = end.panels.clone();
+            let stage = self.graph.stage("V for split reads");
+            let (panels, _) =
+                self.panels(&[&end.v, &end.guard], end.shape, end.shape.precision, stage);
             self.split(rank, end.shape, &panels);
         } else if last || (worst <= self.spec.tolerance.value && !missed) {
             self.finish(rank, &end);
         } else {
-            let next = if missed {
-                self.join(&end.v, &end.guard)
-            } else {
-                end.v
+            let next = match (missed, self.precision) {
+                (false, Precision::F64) => end.v,
+                (true, _) => self.join(&end.v, Some(&end.guard)),
+                (false, Precision::F32) => self.join(&end.v, None),
             };
             self.begin_in_f64(next);
             self.read(true);
@@ -570,7 +595,7 @@ impl Pilot {
             (Some(given), Some(start)) => self.begin(start, given.columns, width, random, stage),
             (Some(_) | None, _) => self.draw(width, random, stage),
         };
-        let (array, _) = self.orthonormal(&drawn, width, stage);
+        let (array, _) = self.orthonormal(&drawn, width, self.precision, stage);
         self.next = self.keep(array, Vec::new());
     }
 
@@ -591,7 +616,7 @@ impl Pilot {
         let shape = self.ground.shape(width, self.precision);
         let stage = self.graph.stage(format!("pass {}", self.reads));
         let next = std::mem::take(&mut self.next);
-        let (panels, _) = self.panels(&[&next], shape, stage);
+        let (panels, _) = self.panels(&[&next], shape, self.precision, stage);
         let (sum, extra) = self.power(&panels, shape, stage);
         let stage = self.graph.stage(format!("basis {}", self.reads));
         let z = self.unfold(sum, shape, extra, stage);
@@ -602,14 +627,23 @@ impl Pilot {
         let near = self.basis.len().saturating_sub(2);
         let local: u32 = self.basis[near..].iter().map(|a| a.width).sum();
         let norm = self.ground.norm(self.precision);
-        let c1 = self.cross(near, &z, width, 59 - 2 * norm, stage);
+        let full = Precision::F64;
+        let c1 = self.cross(near, &z, full, width, 59 - 2 * norm, stage);
+        let c1 = self.cross_out(c1, local * width, 59 - 2 * norm, stage);
         let refill = self.random(REFILL, self.refilled);
         self.refilled += width;
-        let w = self.deflate(near, c1, &z, width, Some(refill), stage);
-        let (q, r1) = self.orthonormal(&w, width, stage);
-        let c2 = self.cross(0, &q.slices, width, 59, stage);
-        let w = self.deflate(0, c2, &q.slices, width, None, stage);
-        let (array, r2) = self.orthonormal(&w, width, stage);
+        let w = self.deflate(near, c1, &z, width, (Some(refill), full), stage);
+        let (q, r1) = self.orthonormal(&w, width, self.precision, stage);
+        let sum = self.cross(0, &q.slices, self.precision, width, 59, stage);
+        let (array, c2, r2) = match self.precision {
+            Precision::F32 => self.next_by_pythagoras(sum, &q, stage),
+            Precision::F64 => {
+                let c2 = self.cross_out(sum, d * width, 59, stage);
+                let w = self.deflate(0, c2, &q.slices, width, (None, full), stage);
+                let (array, r2) = self.orthonormal(&w, width, full, stage);
+                (array, c2, r2)
+            }
+        };
         self.next = self.keep(array, Vec::new());
 
         let before = d - width;
@@ -634,6 +668,53 @@ impl Pilot {
         if solve {
             self.report(ritz, layout, stage);
         }
+    }
+
+    /// The second round where rounding is that of f32 anyway: the triangle of Q - X C follows from C alone. Also C and that
+    /// triangle.
+    fn next_by_pythagoras(
+        &mut self,
+        sum: AccumulatorId,
+        q: &Array,
+        stage: u16,
+    ) -> (Array, Input, Input) {
+        let (before, width) = (self.d(), q.width);
+        let (d, w) = (before as usize, width as usize);
+        let input = Input::Fold {
+            accumulator: sum,
+            part: 0,
+            chunk: 0,
+        };
+        let work = KrylovWork::Pythagoras {
+            before,
+            width,
+            bits: 59,
+        };
+        let bytes = f64s(d + 2 * w, w);
+        let cost = 2 * bytes * u64::from(width);
+        let small = self.add(work, vec![input], bytes, cost, stage);
+        let widths: Vec<u32> = self.basis.iter().map(|a| a.width).collect();
+        let mut tasks = Vec::new();
+        for (s, &q) in q.slices.iter().enumerate() {
+            let rows = self.slices[s].rows;
+            let mut inputs = vec![whole(small)];
+            inputs.extend(self.basis.iter().map(|a| a.slices[s]));
+            inputs.push(q);
+            let work = KrylovWork::Next {
+                rows,
+                widths: widths.clone(),
+                width,
+            };
+            let bytes = held_bytes(rows, width, Precision::F32);
+            let cost = 2 * u64::from(rows) * u64::from(before) * u64::from(width);
+            tasks.push(self.add(work, inputs, bytes, cost, stage));
+        }
+        let part = |from: usize, to: usize| Input::Result {
+            task: small,
+            range: Some((f64s(from, w), f64s(to, w))),
+        };
+        let array = Array::of(tasks, width, Precision::F32);
+        (array, part(0, d), part(d, d + w))
     }
 
     /// What a solved state says is delivered.
@@ -680,7 +761,13 @@ impl Pilot {
     }
 
     /// X W for the first eigenvectors: V, which takes the place of the basis.
-    pub(super) fn rotate(&mut self, keep: u32, stage: u16, supersede_next: bool) -> Array {
+    pub(super) fn rotate(
+        &mut self,
+        keep: u32,
+        stage: u16,
+        supersede_next: bool,
+        out: Precision,
+    ) -> Array {
         let (ritz, layout) = self.solved.expect("a report comes from a solved state");
         let mut supersedes = Vec::new();
         if std::mem::take(&mut self.ahead) {
@@ -707,6 +794,7 @@ impl Pilot {
             return self.cut(vectors, keep);
         }
         let widths: Vec<u32> = self.basis.iter().map(|a| a.width).collect();
+        let held = self.basis[0].held;
         let mut tasks = Vec::new();
         for s in 0..self.slices.len() {
             let rows = self.slices[s].rows;
@@ -715,29 +803,19 @@ impl Pilot {
             let work = KrylovWork::Rotate {
                 rows,
                 widths: widths.clone(),
+                held,
                 keep,
+                out,
             };
             let cost = 2 * u64::from(rows) * (layout.d as u64) * u64::from(keep);
-            tasks.push(self.add(
-                work,
-                inputs,
-                f64s(rows as usize, keep as usize),
-                cost,
-                stage,
-            ));
+            tasks.push(self.add(work, inputs, held_bytes(rows, keep, out), cost, stage));
         }
         supersedes.extend(self.basis.iter().filter_map(|a| a.checkpoint));
         if supersede_next {
             supersedes.extend(self.next.checkpoint);
             supersedes.extend(self.state_checkpoint.take());
         }
-        let array = Array {
-            slices: tasks.iter().map(|t| whole(*t)).collect(),
-            tasks,
-            width: keep,
-            checkpoint: None,
-        };
-        self.keep(array, supersedes)
+        self.keep(Array::of(tasks, keep, out), supersedes)
     }
 
     /// An array that stands in one block, f64[n x width].
@@ -757,6 +835,7 @@ impl Pilot {
             slices: self.slices.iter().map(slice).collect(),
             tasks: task_of(&whole).into_iter().collect(),
             width,
+            held: Precision::F64,
             checkpoint: None,
         }
     }
@@ -767,7 +846,7 @@ impl Pilot {
             .graph
             .stage(format!("restart after pass {}", self.reads));
         let (ritz, layout) = self.solved.expect("a report comes from a solved state");
-        let v = self.rotate(keep, stage, false);
+        let v = self.rotate(keep, stage, false, self.precision);
         let theta = Input::Result {
             task: ritz,
             range: Some(layout.theta()),
@@ -793,8 +872,10 @@ impl Pilot {
         let stage = self
             .graph
             .stage(format!("restart in f64 after pass {}", self.reads));
-        let v = self.rotate(keep, stage, true);
-        self.begin_in_f64(v);
+        let v = self.rotate(keep, stage, true, Precision::F64);
+        // Orthonormal to more than f32 tells.
+        let next = self.orthonormal_again(v, stage);
+        self.begin_in_f64(next);
         self.read(true);
     }
 
@@ -806,29 +887,46 @@ impl Pilot {
         self.next = next;
     }
 
-    /// [V | G] with G made orthonormal.
-    fn join(&mut self, v: &Array, guard: &Array) -> Array {
-        let stage = self.graph.stage("what was missed");
-        let (guard, _) = self.orthonormal(&guard.slices, guard.width, stage);
-        let width = v.width + guard.width;
+    fn orthonormal_again(&mut self, v: Array, stage: u16) -> Array {
+        let (array, _) = self.orthonormal(&v.slices, v.width, Precision::F64, stage);
+        self.keep(array, v.checkpoint.into_iter().collect())
+    }
+
+    /// V (and the guard) as the first block of a basis in `f64`.
+    fn join(&mut self, v: &Array, guard: Option<&Array>) -> Array {
+        let stage = self.graph.stage("V in f64, and what was missed");
+        let held = v.held;
+        let own = guard.filter(|_| self.precision == Precision::F64);
+        let own = own.map(|g| self.orthonormal(&g.slices, g.width, held, stage).0);
+        let arrays: Vec<&Array> = [v].into_iter().chain(own.as_ref().or(guard)).collect();
+        let widths: Vec<u32> = arrays.iter().map(|a| a.width).collect();
+        let width = widths.iter().sum();
         let mut tasks = Vec::new();
         for s in 0..self.slices.len() {
             let rows = self.slices[s].rows;
             let work = KrylovWork::Join {
                 rows,
-                widths: vec![v.width, guard.width],
+                widths: widths.clone(),
+                held,
             };
             let bytes = f64s(rows as usize, width as usize);
-            let inputs = vec![v.slices[s], guard.slices[s]];
-            tasks.push(self.add(work, inputs, bytes, bytes, stage));
+            let inputs = arrays.iter().map(|a| a.slices[s]).collect();
+            tasks.push(add(
+                &mut self.graph,
+                SvdWork::Krylov(work),
+                inputs,
+                bytes,
+                bytes,
+                stage,
+            ));
         }
-        let array = Array {
-            slices: tasks.iter().map(|t| whole(*t)).collect(),
-            tasks,
-            width,
-            checkpoint: None,
-        };
-        self.keep(array, v.checkpoint.into_iter().collect())
+        let mut array = Array::of(tasks, width, Precision::F64);
+        array.checkpoint = v.checkpoint;
+        match self.precision {
+            // It came from a basis that is orthonormal to f32.
+            Precision::F32 => self.orthonormal_again(array, stage),
+            Precision::F64 => self.keep(array, v.checkpoint.into_iter().collect()),
+        }
     }
 
     /// The last read but one: V and the guard in `f64`, their products, V' and its residuals, and the verdict.
@@ -837,7 +935,12 @@ impl Pilot {
             .graph
             .stage(format!("basis of {keep} after pass {}", self.reads));
         let (ritz, layout) = self.solved.expect("a report comes from a solved state");
-        let v = self.rotate(keep, stage, true);
+        // Numbers of f32 are exact in what follows, but where L comes between them and the blocks.
+        let held = match (self.precision, self.ground.view()) {
+            (Precision::F32, None) => Precision::F32,
+            (Precision::F32, Some(_)) | (Precision::F64, _) => Precision::F64,
+        };
+        let v = self.rotate(keep, stage, true, held);
         let g = self.spec.guard;
         let guard = self.beside(&v, g, stage);
 
@@ -860,11 +963,10 @@ impl Pilot {
                 },
         };
         let weights = self.add_polish(work, vec![theta], f64s(1, (keep + g) as usize), 1, stage);
-        let (panels, panel_tasks) = self.panels(&[&v, &guard], shape, stage);
-        let (sum, extra) = self.verify(&panels, whole(weights), shape, stage);
+        let (panels, _) = self.panels(&[&v, &guard], shape, held, stage);
+        let (sum, extra) = self.verify(&panels, whole(weights), shape, held, stage);
         let stage = self.graph.stage("polish");
-        let z = self.unfold(sum, shape, extra, stage);
-        let guard_gram = self.guard_gram(&z, keep, g, stage);
+        let guard_gram = self.guard_gram(sum, shape, extra, stage);
         let work = PolishWork::Polish {
             basis: keep,
             guard: g,
@@ -884,17 +986,20 @@ impl Pilot {
         let head = f64s(3, rank as usize);
         let (k, number) = (rank as usize, self.spec.precision.bytes() as u64);
         let mut right = Vec::new();
-        for (s, &z) in z.iter().enumerate() {
+        for s in 0..self.slices.len() {
             let slice = self.slices[s];
             let rows = u64::from(slice.rows);
             let work = PolishWork::Right {
+                shape,
                 slice,
+                held,
+                extra,
                 basis: keep,
-                guard: g,
                 rank,
                 out: self.spec.precision,
             };
-            let inputs = vec![whole(polished), v.slices[s], z];
+            let mut inputs = vec![whole(polished), v.slices[s]];
+            inputs.extend(self.sum_inputs(sum, shape, s));
             let bytes = head + rows * u64::from(rank) * number;
             let cost = 4 * rows * u64::from(keep) * u64::from(rank);
             right.push(self.add_polish(work, inputs, bytes, cost, stage));
@@ -926,8 +1031,6 @@ impl Pilot {
                 v,
                 guard,
                 shape,
-                panels,
-                panel_tasks,
                 polished,
                 right,
                 right_residual,
@@ -946,14 +1049,10 @@ impl Pilot {
         let random = self.random(GUARD, self.reads * width);
         let drawn = self.draw(width, random, stage);
         self.basis = vec![v.clone()];
-        let c = self.cross(0, &drawn, width, 59, stage);
-        let slices = self.deflate(0, c, &drawn, width, None, stage);
-        Array {
-            tasks: slices.iter().filter_map(task_of).collect(),
-            slices,
-            width,
-            checkpoint: None,
-        }
+        let sum = self.cross(0, &drawn, Precision::F64, width, 59, stage);
+        let c = self.cross_out(sum, v.width * width, 59, stage);
+        let slices = self.deflate(0, c, &drawn, width, (None, v.held), stage);
+        Array::of(slices.iter().filter_map(task_of).collect(), width, v.held)
     }
 
     /// V with its signs, and U where it is wanted. Where it is not, ||A v - s u|| needs no measuring: with u = A v / s,
@@ -999,9 +1098,6 @@ impl Pilot {
         let bytes = Polished::bytes(end.v.width as usize);
         let work = SvdWork::Krylov(KrylovWork::Tell { bytes });
         let spectrum = builder.add(work, vec![whole(end.polished)], bytes, 1, stage);
-        if !self.sides.right {
-            right.clear();
-        }
         let mut wanted = Wanted {
             spectrum: Spectrum::Polished {
                 task: spectrum,
@@ -1010,7 +1106,11 @@ impl Pilot {
             rank,
             rows: self.spec.precision,
             left_head: f64s(1, k),
-            right,
+            right: if self.sides.right {
+                right.clone()
+            } else {
+                Vec::new()
+            },
             left: Vec::new(),
             left_residual: None,
             right_residual,
@@ -1018,18 +1118,29 @@ impl Pilot {
             right_gram,
         };
         if self.sides.left {
-            self.lift(&mut wanted, end, shape);
+            self.lift(&mut wanted, end, shape, &right);
         }
         Builder::new(&self.ground, shape, &mut self.graph).deliver(&wanted);
         self.wanted = Some(wanted);
     }
 
-    /// U block by block.
-    fn lift(&mut self, wanted: &mut Wanted, end: &End, shape: Shape) {
+    /// U block by block. `right`: V' with its signs.
+    fn lift(&mut self, wanted: &mut Wanted, end: &End, shape: Shape, right: &[(TaskId, Slice)]) {
         self.reads += 1;
         let rank = wanted.rank;
         let (k, number) = (rank as usize, self.spec.precision.bytes() as u64);
         let stage = self.graph.stage("lift pass");
+        let written = end.v.held == Precision::F32;
+        let (read, panels) = if written {
+            let read = self.ground.shape(rank, Precision::F64);
+            let tasks = right.iter().map(|(task, _)| *task).collect();
+            let v = Array::of(tasks, rank, Precision::F32);
+            (read, self.panels(&[&v], read, Precision::F32, stage).0)
+        } else {
+            let arrays = [&end.v, &end.guard];
+            let panels = self.panels(&arrays, end.shape, Precision::F64, stage);
+            (end.shape, panels.0)
+        };
         let mut left = Vec::new();
         let mut squares = Vec::new();
         let head = f64s(1, k);
@@ -1038,19 +1149,32 @@ impl Pilot {
         for i in 0..self.ground.blocks.len() {
             let block = &self.ground.blocks[i];
             let (rows, nnz) = (u64::from(block.rows), block.nnz);
+            let scale = self.ground.block_scale;
+            let basis = end.v.width;
             let mut inputs = vec![self.ground.block_input(i)];
-            inputs.extend(&end.panels);
-            inputs.extend([whole(end.polished), whole(end.signs)]);
-            let work = PolishWork::Lift {
-                scale: self.ground.block_scale,
-                shape: self.ground.read(end.shape),
-                basis: end.v.width,
-                rank,
-                out: self.spec.precision,
+            let work = if written {
+                inputs.push(whole(end.polished));
+                inputs.extend(&panels);
+                PolishWork::LiftWritten {
+                    scale,
+                    shape: self.ground.read(read),
+                    basis,
+                }
+            } else {
+                inputs.extend(&panels);
+                inputs.extend([whole(end.polished), whole(end.signs)]);
+                PolishWork::Lift {
+                    scale,
+                    shape: self.ground.read(read),
+                    basis,
+                    rank,
+                    out: self.spec.precision,
+                }
             };
             let bytes = rows * u64::from(rank) * number;
-            let width = u64::from(end.shape.width);
-            let cost = 2 * nnz * width + 4 * rows * width * u64::from(rank);
+            let width = u64::from(read.width);
+            let dense = if written { 0 } else { 4 * rows * width };
+            let cost = 2 * nnz * width + dense * u64::from(rank);
             let work = SvdWork::Polish(work);
             let mut builder = Builder::new(&self.ground, shape, &mut self.graph);
             let u = builder.add(work, inputs, head + bytes, cost, stage);
@@ -1077,9 +1201,9 @@ impl Pilot {
         let stage = self
             .graph
             .stage(format!("basis of {keep} after pass {}", self.reads));
-        let v = self.rotate(keep, stage, true);
+        let v = self.rotate(keep, stage, true, Precision::F64);
         let shape = self.ground.shape(keep, Precision::F64);
-        let (panels, _) = self.panels(&[&v], shape, stage);
+        let (panels, _) = self.panels(&[&v], shape, Precision::F64, stage);
         self.split(rank, shape, &panels);
     }
 
@@ -1171,11 +1295,12 @@ impl Pilot {
             .collect()
     }
 
-    /// Panels of arrays side by side.
+    /// Panels of arrays side by side, their numbers as `out`.
     pub(super) fn panels(
         &mut self,
         arrays: &[&Array],
         shape: Shape,
+        out: Precision,
         stage: u16,
     ) -> (Vec<Input>, Vec<TaskId>) {
         let widths: Vec<u32> = arrays.iter().map(|a| a.width).collect();
@@ -1185,11 +1310,13 @@ impl Pilot {
         let panels = Panels::of(shape);
         let tasks: Vec<TaskId> = (0..panels.len())
             .map(|p| {
-                let bytes = shape.columns * (panels.widths[p] * shape.precision.bytes()) as u64;
+                let bytes = shape.columns * (panels.widths[p] * out.bytes()) as u64;
                 let work = KrylovWork::Panel {
                     shape,
                     panel: p as u16,
                     widths: widths.clone(),
+                    held: arrays[0].held,
+                    out,
                 };
                 let panel = self.add(work, inputs.clone(), bytes, bytes, stage);
                 self.ground.spread(&mut self.graph, panel, shape, p, stage)
@@ -1233,6 +1360,7 @@ impl Pilot {
         panels: &[Input],
         weights: Input,
         shape: Shape,
+        held: Precision,
         stage: u16,
     ) -> (AccumulatorId, i32) {
         let extra = fold_bits(shape.precision) - self.ground.norm(shape.precision);
@@ -1254,6 +1382,7 @@ impl Pilot {
                 work: SvdWork::Polish(PolishWork::Verify {
                     scale: self.ground.block_scale,
                     shape: self.ground.read(shape),
+                    held,
                     extra,
                 }),
                 inputs,
@@ -1270,13 +1399,18 @@ impl Pilot {
         (accumulator, extra)
     }
 
+    /// Shifts, and what a slice has of a sum.
+    fn sum_inputs(&self, sum: AccumulatorId, shape: Shape, s: usize) -> Vec<Input> {
+        let mut inputs = vec![self.ground.shifts_input()];
+        inputs.extend(self.ground.chunks(sum, shape, self.slices.len(), s));
+        inputs
+    }
+
     fn unfold(&mut self, sum: AccumulatorId, shape: Shape, extra: i32, stage: u16) -> Vec<Input> {
-        let slices = self.slices.len();
-        (0..slices)
+        (0..self.slices.len())
             .map(|s| {
                 let slice = self.slices[s];
-                let mut inputs = vec![self.ground.shifts_input()];
-                inputs.extend(self.ground.chunks(sum, shape, slices, s));
+                let inputs = self.sum_inputs(sum, shape, s);
                 let bytes = f64s(slice.rows as usize, shape.width as usize);
                 let work = KrylovWork::Unfold {
                     shape,
@@ -1288,8 +1422,17 @@ impl Pilot {
             .collect()
     }
 
-    /// X^T W for the arrays of the basis from the given one on; entries are below 2^(59 - bits).
-    fn cross(&mut self, from: usize, w: &[Input], width: u32, bits: i32, stage: u16) -> Input {
+    /// X^T W for the arrays of the basis from the given one on; entries are below 2^(59 - bits). `of`: how W stands.
+    fn cross(
+        &mut self,
+        from: usize,
+        w: &[Input],
+        of: Precision,
+        width: u32,
+        bits: i32,
+        stage: u16,
+    ) -> AccumulatorId {
+        let held = self.basis[from].held;
         let widths: Vec<u32> = self.basis[from..].iter().map(|a| a.width).collect();
         let d: u32 = widths.iter().sum();
         let length = d * width;
@@ -1305,6 +1448,8 @@ impl Pilot {
                 work: SvdWork::Krylov(KrylovWork::Cross {
                     rows,
                     widths: widths.clone(),
+                    held,
+                    of,
                     width,
                     bits,
                 }),
@@ -1319,7 +1464,7 @@ impl Pilot {
                 stage,
             });
         }
-        self.cross_out(accumulator, length, bits, stage)
+        accumulator
     }
 
     fn cross_out(&mut self, sum: AccumulatorId, length: u32, bits: i32, stage: u16) -> Input {
@@ -1332,46 +1477,50 @@ impl Pilot {
         whole(self.add(work, vec![input], f64s(length as usize, 1), 1, stage))
     }
 
-    fn guard_gram(&mut self, z: &[Input], keep: u32, guard: u32, stage: u16) -> Input {
+    fn guard_gram(&mut self, sum: AccumulatorId, shape: Shape, extra: i32, stage: u16) -> Input {
         let bits = 59 - 4 * self.ground.norm(Precision::F64);
+        let guard = self.spec.guard;
         let length = guard * guard;
         let accumulator = self.graph.accumulator(Accumulator {
             parts: vec![vec![length]],
             contributions: self.slices.len() as u32,
         });
-        for (s, &z) in z.iter().enumerate() {
-            let rows = self.slices[s].rows;
+        for s in 0..self.slices.len() {
+            let slice = self.slices[s];
+            let inputs = self.sum_inputs(sum, shape, s);
             self.graph.task(Task {
                 work: SvdWork::Polish(PolishWork::GuardGram {
-                    rows,
-                    basis: keep,
+                    shape,
+                    slice,
+                    extra,
                     guard,
                     bits,
                 }),
-                inputs: vec![z],
+                inputs,
                 output: Output::Fold {
                     accumulator,
                     parts: (0, 1),
                     contribution: s as u32,
                 },
                 width: 1,
-                cost: 2 * u64::from(rows) * u64::from(length),
+                cost: u64::from(slice.rows) * u64::from(2 * length + 8 * shape.width),
                 stage,
             });
         }
         self.cross_out(accumulator, length, bits, stage)
     }
 
-    /// W - X C, and random columns where nothing of it is left.
+    /// W - X C, and random columns where nothing of it is left; and how it is to stand.
     fn deflate(
         &mut self,
         from: usize,
         c: Input,
         w: &[Input],
         width: u32,
-        refill: Option<Random>,
+        (refill, out): (Option<Random>, Precision),
         stage: u16,
     ) -> Vec<Input> {
+        let held = self.basis[from].held;
         let widths: Vec<u32> = self.basis[from..].iter().map(|a| a.width).collect();
         let d: u64 = widths.iter().map(|w| u64::from(*w)).sum();
         w.iter()
@@ -1384,19 +1533,27 @@ impl Pilot {
                 let work = KrylovWork::Deflate {
                     slice,
                     widths: widths.clone(),
+                    held,
                     width,
                     refill,
+                    out,
                 };
                 let rows = u64::from(slice.rows);
-                let bytes = f64s(slice.rows as usize, width as usize);
+                let bytes = held_bytes(slice.rows, width, out);
                 let cost = 2 * rows * d * u64::from(width);
                 whole(self.add(work, inputs, bytes, cost, stage))
             })
             .collect()
     }
 
-    /// The orthonormal factor of W, and R.
-    fn orthonormal(&mut self, w: &[Input], width: u32, stage: u16) -> (Array, Input) {
+    /// The orthonormal factor of W, as `out`, and R.
+    fn orthonormal(
+        &mut self,
+        w: &[Input],
+        width: u32,
+        out: Precision,
+        stage: u16,
+    ) -> (Array, Input) {
         let l = width as usize;
         let mut leaves = Vec::new();
         for (s, &w) in w.iter().enumerate() {
@@ -1417,18 +1574,17 @@ impl Pilot {
                 range: Some((r, r + f64s(rows as usize, h as usize))),
             }];
             inputs.extend(tree.above_leaf(s));
-            let work = KrylovWork::Rows { rows, width };
+            let work = KrylovWork::Rows { rows, width, out };
             let cost = 2 * u64::from(rows) * u64::from(width) * u64::from(width);
-            tasks.push(self.add(work, inputs, f64s(rows as usize, l), cost, stage));
+            tasks.push(self.add(work, inputs, held_bytes(rows, width, out), cost, stage));
         }
-        let array = Array {
-            slices: tasks.iter().map(|t| whole(*t)).collect(),
-            tasks,
-            width,
-            checkpoint: None,
-        };
-        (array, tree.root_r())
+        (Array::of(tasks, width, out), tree.root_r())
     }
+}
+
+/// Bytes of an array that stands so.
+fn held_bytes(rows: u32, columns: u32, held: Precision) -> u64 {
+    u64::from(rows) * u64::from(columns) * held.bytes() as u64
 }
 
 fn task_of(input: &Input) -> Option<TaskId> {

@@ -103,15 +103,22 @@ pub fn needed(ground: &Ground, method: &Method, cores: usize) -> u64 {
             let trees = 16 * width * width * 8 * (1 + ground.blocks.len() as u64 / ARITY as u64);
             n * (padded * ((2 + viewed) * number + 8) + width * 8) + trees + blocks
         }
-        // While reading: the basis, and Z, its parts and what is made of them. At the end: V and the guard as slices
-        // and panels, Z as integers and as numbers. T and its eigenvectors.
         Method::Krylov(spec) | Method::Gram(spec) => {
             // Blocks are as wide as the first one.
             let (d, b) = (u64::from(spec.basis), u64::from(spec.first()));
             let l = u64::from(spec.keep(method.rank_max()) + spec.guard);
-            let reading = n * 8 * (d + (4 + viewed) * b);
-            let restart = n * 8 * (d + l + b);
-            let ending = n * 8 * (5 + viewed) * l;
+            let written = spec.precision.bytes() as u64;
+            let held = if ground.is_blurred() { 8 } else { written };
+            // Z as integers and as numbers, what is left of it, and its Q.
+            let reading = n * (held * (d + b) + 8 * (4 + viewed) * b);
+            let restart = n * held * (d + l + b);
+            // V and the guard as slices and panels, and Z; then V and V', without and with signs, and panels.
+            let ends = match ground.view() {
+                Some(_) => 8,
+                None => held,
+            };
+            let panels = ends * (1 + viewed);
+            let ending = n * l * (ends + panels + 8).max(ends + panels + 2 * written);
             let krylov = reading.max(restart).max(ending) + 6 * d * d * 8;
             let before = match method {
                 // A copy of the sum for each core, and one that is added to it.

@@ -197,7 +197,11 @@ impl Method {
         let keep = spec.keep(aim);
         spec.basis = match (factor.basis, rank) {
             (Some(basis), _) => group(basis),
-            (None, Some(_)) => (5 * keep).max(keep + 6 * block),
+            // More where a column takes half as much.
+            (None, Some(_)) => match precision {
+                Precision::F32 => (6 * keep).max(keep + 8 * block),
+                Precision::F64 => (5 * keep).max(keep + 6 * block),
+            },
             (None, None) => group(side / 2),
         };
         // The basis, the next block and the guard are to fit beside each other with room to spare.

@@ -69,6 +69,47 @@ pub fn qr(rows: usize, cols: usize, a: &[f64]) -> Option<(Vec<f64>, Vec<f64>)> {
     Some((q, r))
 }
 
+/// Squares of what is left of a column are taken to be no less.
+const COMPLEMENT_MIN: f64 = 1e-6;
+
+/// R with R^T R = I - C^T C, and R^-1: the triangle of Q - X C, where C = X^T Q and both X and Q are orthonormal.
+///
+/// Shapes: `c` is d x w, both results w x w, row-major.
+/// Method: Cholesky. Columns of which C leaves less than a thousandth come out too short, not endless.
+/// Cost: 2 * d * w^2 operations.
+/// Reproducibility: a function of the arguments, on one instruction set.
+/// Panics: when `c` has another size.
+pub fn complement(d: usize, w: usize, c: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    assert_eq!(c.len(), d * w, "c should be {d} x {w}");
+    let tall = Tall {
+        numbers: c,
+        width: w,
+    };
+    let mut r = tall::cross(d, &[tall], tall);
+    for (at, x) in r.iter_mut().enumerate() {
+        *x = f64::from(u8::from(at % (w + 1) == 0)) - *x;
+    }
+    for k in 0..w {
+        let (above, below) = r.split_at_mut((k + 1) * w);
+        let row = &mut above[k * w..];
+        row[..k].fill(0.0);
+        row[k] = row[k].max(COMPLEMENT_MIN);
+        let root = row[k].sqrt();
+        for x in &mut row[k..] {
+            *x /= root;
+        }
+        for (i, below) in below.chunks_exact_mut(w).enumerate() {
+            let i = k + 1 + i;
+            let factor = row[i];
+            for (x, y) in below[i..].iter_mut().zip(&row[i..]) {
+                *x -= factor * y;
+            }
+        }
+    }
+    let inverse = inverse(w, &r);
+    (r, inverse)
+}
+
 /// R of G = R^T R, n x n. None where a pivot cancels.
 fn triangle(n: usize, gram: &[f64]) -> Option<Vec<f64>> {
     let mut r = gram.to_vec();
@@ -184,6 +225,59 @@ mod tests {
             }
             assert!(holds(rows, cols, &a), "{rows} x {cols}, skewed");
         }
+    }
+
+    #[test]
+    fn what_a_basis_leaves_of_another_has_the_triangle_of_pythagoras() {
+        let (rows, d, w) = (500, 40, 12);
+        let (x, _) = qr(rows, d, &numbers(rows * d, 5)).unwrap();
+        for near in [1e-9, 1e-3, 1.0, 300.0] {
+            // Columns of X, and so much less of something else.
+            let mut q = numbers(rows * w, 6);
+            for (q, x) in q.chunks_exact_mut(w).zip(x.chunks_exact(d)) {
+                for (q, x) in q.iter_mut().zip(x) {
+                    *q += near * x;
+                }
+            }
+            let (q, _) = qr(rows, w, &q).unwrap();
+            let (x, tall) = (
+                Tall {
+                    numbers: &x,
+                    width: d,
+                },
+                Tall {
+                    numbers: &q,
+                    width: w,
+                },
+            );
+            let c = tall::cross(rows, &[x], tall);
+            let (r, inverse) = complement(d, w, &c);
+            let mut left = q.clone();
+            tall::deflate(rows, &[x], &c, w, &mut left);
+            let mut next = vec![0.0; rows * w];
+            let left = Tall {
+                numbers: &left,
+                width: w,
+            };
+            tall::multiply(rows, &[left], &inverse, w, &mut next);
+            let next = Tall {
+                numbers: &next,
+                width: w,
+            };
+            let gram = tall::cross(rows, &[next], next);
+            for (at, x) in gram.iter().enumerate() {
+                let wanted = f64::from(u8::from(at % (w + 1) == 0));
+                assert!((x - wanted).abs() < 1e-9, "{near}: {x}");
+            }
+            assert!((0..w).all(|i| r[i * w..i * w + i].iter().all(|x| *x == 0.0)));
+        }
+    }
+
+    #[test]
+    fn a_basis_that_leaves_nothing_gives_numbers_all_the_same() {
+        let c: Vec<f64> = (0..9).map(|at| f64::from(u8::from(at % 4 == 0))).collect();
+        let (r, inverse) = complement(3, 3, &c);
+        assert!(r.iter().chain(&inverse).all(|x| x.is_finite()));
     }
 
     #[test]

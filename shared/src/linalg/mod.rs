@@ -9,6 +9,7 @@ pub mod fixed;
 mod householder;
 pub mod real;
 pub mod simd;
+pub mod single;
 pub mod sketch;
 pub mod sparse;
 pub mod tall;

@@ -52,6 +52,31 @@ pub fn multiply_on<T: Real>(
     }
 }
 
+/// Y = A X for one panel of `f32`, in arithmetic of `f64`: as [`multiply`] of the same numbers in `f64`, with half as much
+/// to read.
+///
+/// Shapes, method, cost, reproducibility, panics: as for [`multiply`].
+pub fn multiply_single(block: &RowBlock, scale: f64, x: &[f32], width: usize, y: &mut [f64]) {
+    multiply_single_on(isa(), block, scale, x, width, y);
+}
+
+/// [`multiply_single`] with a given instruction set, which the machine must have.
+pub fn multiply_single_on(
+    isa: Isa,
+    block: &RowBlock,
+    scale: f64,
+    x: &[f32],
+    width: usize,
+    y: &mut [f64],
+) {
+    check_panel("x", x.len(), block.columns(), width);
+    check_panel("y", y.len(), block.rows(), width);
+    for tile in block.tiles() {
+        let y = &mut y[tile.first_row * width..][..tile.rows * width];
+        f64::rows_from_single(isa, &tile, scale, x, width, y);
+    }
+}
+
 /// How sums of a column of A become integers of an accumulator: times 2^(shift of the column + extra).
 #[derive(Clone, Copy, Debug)]
 pub struct Shifts<'a> {
@@ -185,6 +210,15 @@ pub trait Walks: Sized {
         y: &mut [Self],
     );
 
+    fn rows_from_single(
+        isa: Isa,
+        tile: &Tile<'_>,
+        scale: f64,
+        x: &[f32],
+        width: usize,
+        y: &mut [Self],
+    );
+
     fn items_of_tile(
         isa: Isa,
         tile: &Tile<'_>,
@@ -194,6 +228,16 @@ pub trait Walks: Sized {
         shifts: Shifts<'_>,
         z: &mut [i64],
     );
+}
+
+fn rows_walk<'a, F>(isa: Isa, tile: &Tile<'a>, x: &'a [F], width: usize) -> Walk<'a, u32, F> {
+    Walk {
+        isa,
+        starts: tile.row_start,
+        words: tile.by_row,
+        source: x,
+        width,
+    }
 }
 
 macro_rules! walks {
@@ -207,14 +251,26 @@ macro_rules! walks {
                 width: usize,
                 y: &mut [Self],
             ) {
-                let walk = Walk {
-                    isa,
-                    starts: tile.row_start,
-                    words: tile.by_row,
-                    source: x,
-                    width,
-                };
-                walk.values(tile.row_values, scale, Overwrite(y));
+                rows_walk(isa, tile, x, width).values::<Self, _>(
+                    tile.row_values,
+                    scale,
+                    Overwrite(y),
+                );
+            }
+
+            fn rows_from_single(
+                isa: Isa,
+                tile: &Tile<'_>,
+                scale: f64,
+                x: &[f32],
+                width: usize,
+                y: &mut [Self],
+            ) {
+                rows_walk(isa, tile, x, width).values::<Self, _>(
+                    tile.row_values,
+                    scale,
+                    Overwrite(y),
+                );
             }
 
             fn items_of_tile(
@@ -234,7 +290,7 @@ macro_rules! walks {
                     width,
                 };
                 let items = tile.items;
-                walk.values(tile.item_values, scale, Fold { items, shifts, z });
+                walk.values::<Self, _>(tile.item_values, scale, Fold { items, shifts, z });
             }
         }
     };
@@ -380,12 +436,35 @@ impl<V: Vector> Sink<V> for Fold<'_> {
     }
 }
 
+/// Numbers that registers of `T` are filled from.
+trait Fills<T: Real>: Copy {
+    /// # Safety
+    /// The instruction set of V is there, and so are its LANES numbers behind the pointer.
+    unsafe fn register<V: Vector<Number = T>>(from: *const Self) -> V;
+}
+
+impl<T: Real> Fills<T> for T {
+    #[inline(always)]
+    unsafe fn register<V: Vector<Number = T>>(from: *const Self) -> V {
+        // SAFETY: the caller vouches for it.
+        unsafe { V::load(from) }
+    }
+}
+
+impl Fills<f64> for f32 {
+    #[inline(always)]
+    unsafe fn register<V: Vector<Number = f64>>(from: *const Self) -> V {
+        // SAFETY: the caller vouches for it.
+        unsafe { V::load_single(from) }
+    }
+}
+
 /// Lists of entries, and the rows that they point at.
-struct Walk<'a, W, T> {
+struct Walk<'a, W, F> {
     isa: Isa,
     starts: &'a [u32],
     words: &'a [W],
-    source: &'a [T],
+    source: &'a [F],
     width: usize,
 }
 
@@ -398,9 +477,10 @@ fn beyond(index: usize, rows: usize) -> ! {
 /// How many lists ahead a row of the accumulator is asked for.
 const LISTS_AHEAD: usize = 12;
 
-impl<W: Word, T: Real> Walk<'_, W, T> {
-    fn values<S>(&self, values: Values<'_>, scale: f64, sink: S)
+impl<W: Word, F: Copy> Walk<'_, W, F> {
+    fn values<T: Real, S>(&self, values: Values<'_>, scale: f64, sink: S)
     where
+        F: Fills<T>,
         S: Sinks<T>,
     {
         assert_power_of_two(scale);
@@ -414,7 +494,10 @@ impl<W: Word, T: Real> Walk<'_, W, T> {
         }
     }
 
-    fn registers<D: Decode<T>, S: Sinks<T>>(&self, decode: D, mut sink: S) {
+    fn registers<T: Real, D: Decode<T>, S: Sinks<T>>(&self, decode: D, mut sink: S)
+    where
+        F: Fills<T>,
+    {
         assert!(
             self.isa.available(),
             "this machine has no {}",
@@ -433,7 +516,7 @@ impl<W: Word, T: Real> Walk<'_, W, T> {
             ($run:ident, $count:expr, $($n:literal)*) => {
                 match $count {
                     // SAFETY: the instruction set was found above; the width is that many registers.
-                    $($n => unsafe { self.$run::<D, S, $n>(decode, &mut sink) },)*
+                    $($n => unsafe { self.$run::<T, D, S, $n>(decode, &mut sink) },)*
                     _ => unreachable!("1 to 4 groups"),
                 }
             };
@@ -453,32 +536,51 @@ impl<W: Word, T: Real> Walk<'_, W, T> {
     /// The machine has AVX2 and FMA; see [`run`](Self::run).
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2<D: Decode<T>, S: Sinks<T>, const N: usize>(&self, decode: D, sink: &mut S) {
+    unsafe fn avx2<T: Real, D: Decode<T>, S: Sinks<T>, const N: usize>(
+        &self,
+        decode: D,
+        sink: &mut S,
+    ) where
+        F: Fills<T>,
+    {
         // SAFETY: the caller vouches for it.
-        unsafe { self.run::<T::Avx2, D, S, N>(decode, sink) }
+        unsafe { self.run::<T, T::Avx2, D, S, N>(decode, sink) }
     }
 
     /// # Safety
     /// The machine has AVX-512F; see [`run`](Self::run).
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,avx512f")]
-    unsafe fn avx512<D: Decode<T>, S: Sinks<T>, const N: usize>(&self, decode: D, sink: &mut S) {
+    unsafe fn avx512<T: Real, D: Decode<T>, S: Sinks<T>, const N: usize>(
+        &self,
+        decode: D,
+        sink: &mut S,
+    ) where
+        F: Fills<T>,
+    {
         // SAFETY: the caller vouches for it.
-        unsafe { self.run::<T::Avx512, D, S, N>(decode, sink) }
+        unsafe { self.run::<T, T::Avx512, D, S, N>(decode, sink) }
     }
 
     /// # Safety
     /// See [`run`](Self::run).
-    unsafe fn portable<D: Decode<T>, S: Sinks<T>, const N: usize>(&self, decode: D, sink: &mut S) {
+    unsafe fn portable<T: Real, D: Decode<T>, S: Sinks<T>, const N: usize>(
+        &self,
+        decode: D,
+        sink: &mut S,
+    ) where
+        F: Fills<T>,
+    {
         // SAFETY: the caller vouches for it.
-        unsafe { self.run::<T::Portable, D, S, N>(decode, sink) }
+        unsafe { self.run::<T, T::Portable, D, S, N>(decode, sink) }
     }
 
     /// # Safety
     /// The instruction set of V is there.
     #[inline(always)]
-    unsafe fn run<V, D, S, const N: usize>(&self, decode: D, sink: &mut S)
+    unsafe fn run<T: Real, V, D, S, const N: usize>(&self, decode: D, sink: &mut S)
     where
+        F: Fills<T>,
         V: Vector<Number = T>,
         D: Decode<T>,
         S: Sink<V>,
@@ -500,7 +602,7 @@ impl<W: Word, T: Real> Walk<'_, W, T> {
                     // SAFETY: the smaller of anything and the last place is one.
                     let ahead = unsafe { words.get_unchecked((at + W::AHEAD).min(last)) }.wide();
                     let ahead = self.source.as_ptr().wrapping_add(D::index(ahead) * width);
-                    for line in 0..(width * size_of::<T>()).div_ceil(64) {
+                    for line in 0..(width * size_of::<F>()).div_ceil(64) {
                         V::prefetch(ahead.cast::<u8>().wrapping_add(64 * line));
                     }
                 }
@@ -515,7 +617,7 @@ impl<W: Word, T: Real> Walk<'_, W, T> {
                 unsafe {
                     let (value, row) = (V::splat(value), self.source.as_ptr().add(index * width));
                     for (n, sum) in sum.iter_mut().enumerate() {
-                        *sum = sum.plus_product(value, V::load(row.add(n * V::LANES)));
+                        *sum = sum.plus_product(value, F::register::<V>(row.add(n * V::LANES)));
                     }
                 }
             }
@@ -704,6 +806,25 @@ mod tests {
         for groups in [1, 2, 3, 4] {
             agrees::<f32>(&matrix, groups, 0.5, 3e-6);
             agrees::<f64>(&matrix, groups, 0.5, 3e-14);
+        }
+    }
+
+    #[test]
+    fn a_panel_of_f32_is_that_panel_in_f64() {
+        let matrix = csr(TILE_ROWS as usize + 77, 61, 20, 4);
+        for width in [8, 16, 24, 32] {
+            let x = panel::<f32>(61, width, 8);
+            let wide: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+            for encoding in encodings() {
+                let block = block(&matrix, &encoding);
+                for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+                    let mut y = vec![f64::NAN; block.rows() * width];
+                    let mut wanted = y.clone();
+                    multiply_single_on(isa, &block, 0.5, &x, width, &mut y);
+                    multiply_on(isa, &block, 0.5, &wide, width, &mut wanted);
+                    assert!(y == wanted, "{isa:?}, {encoding:?}, {width}");
+                }
+            }
         }
     }
 

@@ -18,8 +18,8 @@ use crate::farm::work::WorkError;
 
 /// Columns of a tall array, row-major.
 #[derive(Clone, Copy, Debug)]
-pub struct Tall<'a> {
-    pub numbers: &'a [f64],
+pub struct Tall<'a, T = f64> {
+    pub numbers: &'a [T],
     pub width: usize,
 }
 

@@ -13,13 +13,15 @@
 //! not be kept.
 //!
 //! References: Golub, Luk, Overton 1981 (block Lanczos); Wu, Simon 2000 (thick restart); Musco, Musco 2015 and Tropp,
-//! Webber 2023 (randomized block Krylov); Barlow, Smoktunowicz 2013 (block Gram-Schmidt with reorthogonalization).
+//! Webber 2023 (randomized block Krylov); Barlow, Smoktunowicz 2013 (block Gram-Schmidt with reorthogonalization); Carson,
+//! Lund, Rozloznik, Thomas 2022 (its normalization by Pythagoras).
 //!
-//! n-sided arrays are cut into slices of rows; each array is one block a slice, f64[rows x width], row-major.
+//! n-sided arrays are cut into slices of rows; each array is one block a slice, H[rows x width], row-major. H is f32 for
+//! bases whose reads are in f32, else f64.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Inputs, Shape, Slice, exactly, layout::Panels, tsqr, with_precision};
+use super::{Inputs, Precision, Shape, Slice, exactly, layout::Panels, tsqr, with_precision};
 use crate::{
     farm::{
         bytes::{Bytes, BytesMut},
@@ -29,6 +31,7 @@ use crate::{
         cholesky, dense,
         fixed::power_of_two,
         real::Real,
+        single,
         sketch::Sketch,
         tall::{self, Tall},
     },
@@ -73,16 +76,22 @@ pub enum KrylovWork {
         slice: Slice,
         extra: i32,
     },
-    /// Slices of X, slice of W -> adds X^T W (d x w) times 2^bits.
+    /// Slices of X, slice of W -> adds X^T W (d x w) times 2^bits. `of`: how W stands; where both are f32, so is the
+    /// arithmetic.
     Cross {
         rows: u32,
         widths: Vec<u32>,
+        held: Precision,
+        of: Precision,
         width: u32,
         bits: i32,
     },
     /// A sum of integers -> them times 2^-bits: f64.
     CrossOut { length: u32, bits: i32 },
-    /// C f64[d x w], slices of X, slice of W -> W - X C f64[rows x w].
+    /// The sum C = X^T Q for orthonormal Q -> C f64[d x w], R f64[w x w], R^-1, with R^T R = I - C^T C: the triangle of
+    /// Q - X C (Pythagoras).
+    Pythagoras { before: u32, width: u32, bits: i32 },
+    /// C f64[d x w], slices of X, slice of W f64 -> W - X C [rows x w].
     ///
     /// With `refill`, random columns are added, 2^-44 of the largest entry of C long: where nothing new is left of W, they
     /// are what the basis goes on with (a direction that was missed, or one of many equal singular values); elsewhere they
@@ -90,19 +99,33 @@ pub enum KrylovWork {
     Deflate {
         slice: Slice,
         widths: Vec<u32>,
+        held: Precision,
         width: u32,
         refill: Option<Random>,
+        out: Precision,
+    },
+    /// What [`Pythagoras`](Self::Pythagoras) yields, slices of X f32, slice of Q f32 -> (Q - X C) R^-1 f32[rows x w].
+    Next {
+        rows: u32,
+        widths: Vec<u32>,
+        width: u32,
     },
     /// W f64[rows x w] -> R f64[h x w], then Q f64[rows x h].
     Leaf { rows: u32, width: u32 },
-    /// Q of a leaf (, its factor from above f64[h x w]) -> f64[rows x w].
-    Rows { rows: u32, width: u32 },
-    /// Slices of all arrays, the first slice of each, then the second of each ... -> one panel T[n x w_p] of them side by
-    /// side.
+    /// Q of a leaf (, its factor from above f64[h x w]) -> [rows x w].
+    Rows {
+        rows: u32,
+        width: u32,
+        out: Precision,
+    },
+    /// Slices of all arrays, the first slice of each, then the second of each ... -> one panel [n x w_p] of them side by
+    /// side. It is cut as those of `shape` are, and its numbers are `out`.
     Panel {
         shape: Shape,
         panel: u16,
         widths: Vec<u32>,
+        held: Precision,
+        out: Precision,
     },
     /// (T before f64[d0 x d0],) C1 f64[local x w], C2 f64[d x w], R1, R2 f64[w x w] -> T f64[d x d], R f64[w x w]; with `keep`,
     /// then theta f64[d], the residuals f64[d] and the first `keep` eigenvectors f64[d x keep].
@@ -122,12 +145,18 @@ pub enum KrylovWork {
     /// f64[rows x width] -> its first `keep` columns.
     Columns { rows: u32, width: u32, keep: u32 },
     /// Slices of arrays -> them side by side f64[rows x d].
-    Join { rows: u32, widths: Vec<u32> },
-    /// Eigenvectors f64[d x keep], slices of X -> X W f64[rows x keep].
+    Join {
+        rows: u32,
+        widths: Vec<u32>,
+        held: Precision,
+    },
+    /// Eigenvectors f64[d x keep], slices of X -> X W [rows x keep].
     Rotate {
         rows: u32,
         widths: Vec<u32>,
+        held: Precision,
         keep: u32,
+        out: Precision,
     },
 }
 
@@ -139,7 +168,9 @@ impl KrylovWork {
             Self::Unfold { .. } => "unfold",
             Self::Cross { .. } => "cross",
             Self::CrossOut { .. } => "cross-out",
+            Self::Pythagoras { .. } => "pythagoras",
             Self::Deflate { .. } => "deflate",
+            Self::Next { .. } => "next",
             Self::Leaf { .. } => "tall-leaf",
             Self::Rows { .. } => "rows",
             Self::Panel { .. } => "panel",
@@ -179,12 +210,24 @@ impl KrylovWork {
                 Ok(out.freeze())
             }
             Self::CrossOut { length, bits } => cross_out(*length, *bits, inputs),
+            Self::Pythagoras {
+                before,
+                width,
+                bits,
+            } => pythagoras(*before as usize, *width as usize, *bits, inputs),
             Self::Deflate {
                 slice,
                 widths,
+                held,
                 width,
                 refill,
-            } => deflate(*slice, widths, *width, *refill, inputs),
+                out,
+            } => deflate(*slice, widths, *held, *width, *refill, *out, inputs),
+            Self::Next {
+                rows,
+                widths,
+                width,
+            } => next(*rows as usize, widths, *width as usize, inputs),
             Self::Leaf { rows, width } => {
                 let (rows, width) = (*rows as usize, *width as usize);
                 let w = Inputs::of(inputs).numbers::<f64>(rows * width)?;
@@ -192,27 +235,34 @@ impl KrylovWork {
                     .unwrap_or_else(|| dense::qr::<f64>(rows, width, w));
                 tsqr::factors(&q, &r)
             }
-            Self::Rows { rows, width } => {
+            Self::Rows { rows, width, out } => {
                 let (rows, width) = (*rows as usize, *width as usize);
                 let mut inputs = Inputs::of(inputs);
                 let with_tree = inputs.left() > 1;
                 let (q, above) = tsqr::leaf_inputs(&mut inputs, rows, width, with_tree)?;
-                match above {
-                    None => Bytes::from_numbers(q),
-                    Some(above) => {
-                        let q = Tall {
-                            numbers: q,
-                            width: above.len() / width,
-                        };
-                        combined(rows, &[q], above, width)
-                    }
-                }
+                let Some(above) = above else {
+                    return held_as(*out, q);
+                };
+                let q = Pieces::Double(vec![Tall {
+                    numbers: q,
+                    width: above.len() / width,
+                }]);
+                q.combined(rows, above, width, *out)
             }
             Self::Panel {
                 shape,
                 panel,
                 widths,
-            } => with_precision!(shape.precision, panel_of, *shape, *panel, widths, inputs),
+                held,
+                out,
+            } => match held {
+                Precision::F32 => {
+                    with_precision!(*out, panel_of_single, *shape, *panel, widths, inputs)
+                }
+                Precision::F64 => {
+                    with_precision!(*out, panel_of_double, *shape, *panel, widths, inputs)
+                }
+            },
             Self::Ritz {
                 before,
                 local,
@@ -246,8 +296,16 @@ impl KrylovWork {
                 let kept = rows.flat_map(|row| row[..*keep as usize].iter().copied());
                 Bytes::from_numbers(&kept.collect::<Vec<f64>>())
             }
-            Self::Join { rows, widths } => join(*rows as usize, widths, inputs),
-            Self::Rotate { rows, widths, keep } => rotate(*rows, widths, *keep, inputs),
+            Self::Join { rows, widths, held } => {
+                with_precision!(*held, join, *rows as usize, widths, inputs)
+            }
+            Self::Rotate {
+                rows,
+                widths,
+                held,
+                keep,
+                out,
+            } => rotate(*rows, widths, *held, *keep, *out, inputs),
             Self::Cross { .. } => unreachable!("{} folds", self.verb()),
         }
     }
@@ -257,14 +315,24 @@ impl KrylovWork {
             Self::Cross {
                 rows,
                 widths,
+                held,
+                of,
                 width,
                 bits,
-            } => cross(*rows, widths, *width, *bits, inputs, parts),
+            } => {
+                let rows = *rows as usize;
+                let mut inputs = Inputs::of(inputs);
+                let x = Pieces::of(*held, &mut inputs, rows, widths)?;
+                let c = x.cross(rows, *of, *width as usize, &mut inputs)?;
+                add_fixed(&c, *bits, parts)
+            }
             Self::Draw { .. }
             | Self::Begin { .. }
             | Self::Unfold { .. }
             | Self::CrossOut { .. }
+            | Self::Pythagoras { .. }
             | Self::Deflate { .. }
+            | Self::Next { .. }
             | Self::Leaf { .. }
             | Self::Rows { .. }
             | Self::Panel { .. }
@@ -329,36 +397,116 @@ fn begin(
     Bytes::from_numbers(&out)
 }
 
-/// Slices of arrays of these widths.
-fn pieces<'a>(
+/// Slices of arrays side by side, as they stand.
+pub(super) enum Pieces<'a> {
+    Single(Vec<Tall<'a, f32>>),
+    Double(Vec<Tall<'a>>),
+}
+
+fn pieces<'a, T: Real>(
     inputs: &mut Inputs<'a>,
     rows: usize,
     widths: &[u32],
-) -> Result<Vec<Tall<'a>>, WorkError> {
+) -> Result<Vec<Tall<'a, T>>, WorkError> {
     widths
         .iter()
         .map(|&width| {
             let width = width as usize;
-            let numbers = inputs.numbers::<f64>(rows * width)?;
+            let numbers = inputs.numbers::<T>(rows * width)?;
             Ok(Tall { numbers, width })
         })
         .collect()
 }
 
-fn cross(
-    rows: u32,
-    widths: &[u32],
-    width: u32,
-    bits: i32,
-    inputs: &[Bytes],
-    parts: &mut [&mut [i64]],
-) -> Result<(), WorkError> {
-    let (rows, width) = (rows as usize, width as usize);
-    let mut inputs = Inputs::of(inputs);
-    let x = pieces(&mut inputs, rows, widths)?;
-    let numbers = inputs.numbers::<f64>(rows * width)?;
-    let c = tall::cross(rows, &x, Tall { numbers, width });
-    add_fixed(&c, bits, parts)
+impl<'a> Pieces<'a> {
+    pub(super) fn of(
+        held: Precision,
+        inputs: &mut Inputs<'a>,
+        rows: usize,
+        widths: &[u32],
+    ) -> Result<Self, WorkError> {
+        Ok(match held {
+            Precision::F32 => Self::Single(pieces(inputs, rows, widths)?),
+            Precision::F64 => Self::Double(pieces(inputs, rows, widths)?),
+        })
+    }
+
+    /// X^T W; W is the next input.
+    fn cross(
+        &self,
+        rows: usize,
+        of: Precision,
+        width: usize,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Vec<f64>, WorkError> {
+        let count = rows * width;
+        match (self, of) {
+            (Self::Single(x), Precision::F32) => {
+                let numbers = inputs.numbers::<f32>(count)?;
+                Ok(single::cross_in_single(rows, x, Tall { numbers, width }))
+            }
+            (Self::Single(x), Precision::F64) => {
+                let numbers = inputs.numbers::<f64>(count)?;
+                Ok(single::cross(rows, x, Tall { numbers, width }))
+            }
+            (Self::Double(x), Precision::F64) => {
+                let numbers = inputs.numbers::<f64>(count)?;
+                Ok(tall::cross(rows, x, Tall { numbers, width }))
+            }
+            (Self::Double(_), Precision::F32) => Err(WorkError::BadInput(
+                "a basis of f64 has nothing to do with one of f32".to_owned(),
+            )),
+        }
+    }
+
+    /// W <- W - X C
+    fn deflate(&self, rows: usize, c: &[f64], width: usize, w: &mut [f64]) {
+        match self {
+            Self::Single(x) => single::add_product(rows, x, c, width, -1.0, w),
+            Self::Double(x) => tall::deflate(rows, x, c, width, w),
+        }
+    }
+
+    /// X C
+    pub(super) fn product(&self, rows: usize, c: &[f64], width: usize, out: &mut [f64]) {
+        match self {
+            Self::Single(x) => {
+                out.fill(0.0);
+                single::add_product(rows, x, c, width, 1.0, out);
+            }
+            Self::Double(x) => tall::multiply(rows, x, c, width, out),
+        }
+    }
+
+    /// X C as a block.
+    fn combined(
+        &self,
+        rows: usize,
+        c: &[f64],
+        width: usize,
+        out: Precision,
+    ) -> Result<Bytes, WorkError> {
+        if out == Precision::F64 {
+            let mut all = BytesMut::unwritten_for::<f64>(rows * width)?;
+            self.product(rows, c, width, all.numbers_mut());
+            return Ok(all.freeze());
+        }
+        let mut product = vec![0.0; rows * width];
+        self.product(rows, c, width, &mut product);
+        held_as(out, &product)
+    }
+}
+
+/// Numbers as a block of that precision.
+fn held_as(out: Precision, numbers: &[f64]) -> Result<Bytes, WorkError> {
+    match out {
+        Precision::F64 => Bytes::from_numbers(numbers),
+        Precision::F32 => {
+            let mut all = BytesMut::unwritten_for::<f32>(numbers.len())?;
+            single::rounded::<f32>(numbers, all.numbers_mut());
+            Ok(all.freeze())
+        }
+    }
 }
 
 /// Adds numbers times 2^bits to the only part. The sum must stay below 2^62.
@@ -403,20 +551,22 @@ const REFILL_EXPONENT: i32 = -44;
 fn deflate(
     slice: Slice,
     widths: &[u32],
+    held: Precision,
     width: u32,
     refill: Option<Random>,
+    out: Precision,
     inputs: &[Bytes],
 ) -> Result<Bytes, WorkError> {
     let (rows, columns) = (slice.rows as usize, width as usize);
     let d: usize = widths.iter().map(|&w| w as usize).sum();
     let mut inputs = Inputs::of(inputs);
     let c = inputs.numbers::<f64>(d * columns)?;
-    let x = pieces(&mut inputs, rows, widths)?;
+    let x = Pieces::of(held, &mut inputs, rows, widths)?;
     let w = inputs.numbers::<f64>(rows * columns)?;
-    let mut out = BytesMut::unwritten_for::<f64>(rows * columns)?;
-    let left = out.numbers_mut::<f64>();
+    let mut all = BytesMut::unwritten_for::<f64>(rows * columns)?;
+    let left = all.numbers_mut::<f64>();
     left.copy_from_slice(w);
-    tall::deflate(rows, &x, c, columns, left);
+    x.deflate(rows, c, columns, left);
     if let Some(random) = refill {
         let largest = c.iter().fold(0.0f64, |largest, c| largest.max(c.abs()));
         let factor = largest * power_of_two(REFILL_EXPONENT);
@@ -424,10 +574,59 @@ fn deflate(
             *to += from * factor;
         }
     }
+    match out {
+        Precision::F64 => Ok(all.freeze()),
+        Precision::F32 => held_as(out, left),
+    }
+}
+
+fn pythagoras(
+    before: usize,
+    width: usize,
+    bits: i32,
+    inputs: &[Bytes],
+) -> Result<Bytes, WorkError> {
+    let sum = Inputs::of(inputs).numbers::<i64>(before * width)?;
+    let scale = power_of_two(-bits);
+    let mut out: Vec<f64> = sum.iter().map(|&x| x as f64 * scale).collect();
+    let (r, inverse) = cholesky::complement(before, width, &out);
+    out.extend(r);
+    out.extend(inverse);
+    Bytes::from_numbers(&out)
+}
+
+fn next(rows: usize, widths: &[u32], width: usize, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
+    let d: usize = widths.iter().map(|&w| w as usize).sum();
+    let mut inputs = Inputs::of(inputs);
+    let small = inputs.numbers::<f64>((d + 2 * width) * width)?;
+    let x = pieces::<f32>(&mut inputs, rows, widths)?;
+    let numbers = inputs.numbers::<f32>(rows * width)?;
+    let mut out = BytesMut::unwritten_for::<f32>(rows * width)?;
+    let (c, inverse) = (&small[..d * width], &small[(d + width) * width..]);
+    let q = Tall { numbers, width };
+    single::deflated(rows, &x, c, q, inverse, out.numbers_mut());
     Ok(out.freeze())
 }
 
-fn panel_of<T: Real>(
+fn panel_of_single<T: Real>(
+    shape: Shape,
+    panel: u16,
+    widths: &[u32],
+    inputs: &[Bytes],
+) -> Result<Bytes, WorkError> {
+    panel_of::<f32, T>(shape, panel, widths, inputs)
+}
+
+fn panel_of_double<T: Real>(
+    shape: Shape,
+    panel: u16,
+    widths: &[u32],
+    inputs: &[Bytes],
+) -> Result<Bytes, WorkError> {
+    panel_of::<f64, T>(shape, panel, widths, inputs)
+}
+
+fn panel_of<S: Real, T: Real>(
     shape: Shape,
     panel: u16,
     widths: &[u32],
@@ -445,7 +644,7 @@ fn panel_of<T: Real>(
         let mut rows = 0;
         for (array, &width) in arrays.iter().zip(widths) {
             let width = width as usize;
-            let from: &[f64] = array.numbers()?;
+            let from: &[S] = array.numbers()?;
             rows = from.len() / width;
             let columns = wanted.start.max(first)..wanted.end.min(first + width);
             if !columns.is_empty() {
@@ -458,7 +657,7 @@ fn panel_of<T: Real>(
                 for (to, from) in to.chunks_exact_mut(w).zip(from.chunks_exact(width)) {
                     let from = &from[columns.start - first..columns.end - first];
                     for (to, &from) in to[at..].iter_mut().zip(from) {
-                        *to = T::from_f64(from);
+                        *to = T::from_f64(from.to_f64());
                     }
                 }
             }
@@ -544,28 +743,29 @@ fn ritz(
     Bytes::from_numbers(&out)
 }
 
-/// X C as a block.
-fn combined(rows: usize, x: &[Tall<'_>], c: &[f64], width: usize) -> Result<Bytes, WorkError> {
-    let mut out = BytesMut::unwritten_for::<f64>(rows * width)?;
-    tall::multiply(rows, x, c, width, out.numbers_mut());
-    Ok(out.freeze())
-}
-
-fn rotate(rows: u32, widths: &[u32], keep: u32, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
+fn rotate(
+    rows: u32,
+    widths: &[u32],
+    held: Precision,
+    keep: u32,
+    out: Precision,
+    inputs: &[Bytes],
+) -> Result<Bytes, WorkError> {
     let (rows, keep) = (rows as usize, keep as usize);
     let d: usize = widths.iter().map(|&w| w as usize).sum();
     let mut inputs = Inputs::of(inputs);
     let w = inputs.numbers::<f64>(d * keep)?;
-    let x = pieces(&mut inputs, rows, widths)?;
-    combined(rows, &x, w, keep)
+    let x = Pieces::of(held, &mut inputs, rows, widths)?;
+    x.combined(rows, w, keep, out)
 }
 
-fn join(rows: usize, widths: &[u32], inputs: &[Bytes]) -> Result<Bytes, WorkError> {
-    let x = pieces(&mut Inputs::of(inputs), rows, widths)?;
+fn join<T: Real>(rows: usize, widths: &[u32], inputs: &[Bytes]) -> Result<Bytes, WorkError> {
+    let x = pieces::<T>(&mut Inputs::of(inputs), rows, widths)?;
     let mut out = Vec::with_capacity(x.iter().map(|x| x.numbers.len()).sum());
     for row in 0..rows {
         for x in &x {
-            out.extend_from_slice(&x.numbers[row * x.width..][..x.width]);
+            let own = &x.numbers[row * x.width..][..x.width];
+            out.extend(own.iter().map(|x| x.to_f64()));
         }
     }
     Bytes::from_numbers(&out)

@@ -25,10 +25,11 @@ use crate::{
 };
 
 /// Type of the numbers in panels and factors.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     F32,
+    #[default]
     F64,
 }
 

@@ -1,6 +1,6 @@
 //! Tasks that read A, and those that make the panels which they read.
 
-use super::{Inputs, Shape, layout::Panels, with_precision};
+use super::{Inputs, Precision, Shape, layout::Panels, with_precision};
 use crate::{
     farm::{
         bytes::{Bytes, BytesMut},
@@ -147,6 +147,27 @@ pub(super) fn panels_of_product<T: Real>(
         Ok(y)
     };
     widths.into_iter().map(product).collect()
+}
+
+/// The same in arithmetic of `f64`, from panels that are cut as such but may stand in `f32`.
+pub(super) fn panels_of_product_of(
+    held: Precision,
+    block: &RowBlock,
+    scale: i32,
+    shape: Shape,
+    inputs: &mut Inputs<'_>,
+) -> Result<Vec<Vec<f64>>, WorkError> {
+    if held == Precision::F64 {
+        return panels_of_product::<f64>(block, scale, shape, inputs);
+    }
+    let n = shape.columns as usize;
+    let product = |w: usize| {
+        let x = inputs.numbers::<f32>(n * w)?;
+        let mut y = vec![0.0; block.rows() * w];
+        sparse::multiply_single(block, power_of_two(scale), x, w, &mut y);
+        Ok(y)
+    };
+    Panels::of(shape).widths.into_iter().map(product).collect()
 }
 
 /// Y_i = A_i X from all panels of X: T[rows x l], row-major.

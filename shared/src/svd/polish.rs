@@ -9,7 +9,8 @@
 //! U = Y M,   V' = V P,   A V' = U diag(sigma),   A^T U = Z M
 //! ```
 //!
-//! A second read forms U block by block. lambda far from 1 tells that D was not what it should be; whoever reads the
+//! A second read forms U block by block; where V stands in f32, it is A V' diag(1 / sigma), of V' as it is written. Nothing
+//! here asks more of V than that its columns are independent. lambda far from 1 tells that D was not what it should be; whoever reads the
 //! verdict then takes the way of two split reads instead (TSQR of Y, then A^T Q).
 //!
 //! Beside V stand a few guard columns: random, orthogonal to V. With N = A^T A deflated by V, the largest eigenvalue of
@@ -21,8 +22,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    GRAM_BITS, Inputs, Precision, Shape, Slice, exactly, krylov::add_fixed, layout::Panels, passes,
-    with_precision,
+    GRAM_BITS, Inputs, Precision, Shape, Slice, exactly,
+    krylov::{Pieces, add_fixed},
+    layout::Panels,
+    passes, tsqr, with_precision,
 };
 use crate::{
     farm::{
@@ -33,13 +36,15 @@ use crate::{
         dense,
         fixed::power_of_two,
         real::Real,
+        single,
         sparse::{self, Shifts},
         tall::{self, Tall},
     },
     matrix::block::RowBlock,
 };
 
-/// See the [module](self). `shape` is that of [V | guard] in `f64`, its width l + g.
+/// See the [module](self). `shape` is that of [V | guard] in `f64`, its width l + g; `held` says how arrays and panels
+/// stand, which are cut as those of `f64` are.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum PolishWork {
     /// theta f64[at least l] -> 1 / D f64[l + g]: no entry of D below 2^least, guard columns 2^norm.
@@ -54,24 +59,28 @@ pub enum PolishWork {
     Verify {
         scale: i32,
         shape: Shape,
+        held: Precision,
         extra: i32,
     },
-    /// Z of a slice f64[rows x (l + g)] -> adds the Gram matrix (g x g) of its guard columns times 2^bits.
+    /// Shifts, chunks of Z -> adds the Gram matrix (g x g) of its guard columns times 2^bits.
     GuardGram {
-        rows: u32,
-        basis: u32,
+        shape: Shape,
+        slice: Slice,
+        extra: i32,
         guard: u32,
         bits: i32,
     },
     /// Gram sum i64[(l + g)^2], 1 / D, Gram matrix of the guard's Z f64[g x g] -> see [`Polished`].
     Polish { basis: u32, guard: u32 },
-    /// Polished, slice of V f64[rows x l], of Z f64[rows x (l + g)] -> peaks f64[k x 2] (see
+    /// Polished, slice of V [rows x l], shifts, chunks of Z -> peaks f64[k x 2] (see
     /// [`SvdWork::RightSlice`](super::SvdWork::RightSlice)), sums of squares f64[k] of A^T U - V' diag(sigma), V'
     /// T[rows x k].
     Right {
+        shape: Shape,
         slice: Slice,
+        held: Precision,
+        extra: i32,
         basis: u32,
-        guard: u32,
         rank: u32,
         out: Precision,
     },
@@ -85,6 +94,15 @@ pub enum PolishWork {
         basis: u32,
         rank: u32,
         out: Precision,
+    },
+    /// Row block, polished, panels of V' f32 as it is written -> sums of squares f64[k] of A_i V' - U_i diag(sigma), U_i
+    /// f32[rows x k]. `shape` is that of V'.
+    ///
+    /// U is orthonormal to as many roundoffs of f64 as sigma_1 is sigma_k, which f32 does not see where it sees V at all.
+    LiftWritten {
+        scale: i32,
+        shape: Shape,
+        basis: u32,
     },
 }
 
@@ -136,7 +154,7 @@ impl PolishWork {
             Self::Polish { .. } => "polish",
             Self::Right { .. } => "right-polish",
             Self::Verdict { .. } => "verdict",
-            Self::Lift { .. } => "lift",
+            Self::Lift { .. } | Self::LiftWritten { .. } => "lift",
         }
     }
 
@@ -150,12 +168,21 @@ impl PolishWork {
             } => weights(*basis, *guard, *norm, *least, inputs),
             Self::Polish { basis, guard } => polish(*basis as usize, *guard as usize, inputs),
             Self::Right {
+                shape,
                 slice,
+                held,
+                extra,
                 basis,
-                guard,
                 rank,
                 out,
-            } => with_precision!(*out, right, *slice, *basis, *guard, *rank, inputs),
+            } => {
+                let k = *rank as usize;
+                let right = Right::of(*shape, *slice, *held, *extra, *basis as usize, k, inputs)?;
+                match out {
+                    Precision::F32 => right.written::<f32>(*slice, k),
+                    Precision::F64 => right.written::<f64>(*slice, k),
+                }
+            }
             Self::Verdict { basis, rank } => {
                 let basis = *basis as usize;
                 let mut inputs = Inputs::of(inputs);
@@ -173,6 +200,11 @@ impl PolishWork {
                 rank,
                 out,
             } => with_precision!(*out, lift, *scale, *shape, *basis, *rank, inputs),
+            Self::LiftWritten {
+                scale,
+                shape,
+                basis,
+            } => lift_written(*scale, *shape, *basis as usize, inputs),
             Self::Verify { .. } | Self::GuardGram { .. } => {
                 unreachable!("{} folds", self.verb())
             }
@@ -184,17 +216,19 @@ impl PolishWork {
             Self::Verify {
                 scale,
                 shape,
+                held,
                 extra,
-            } => verify(*scale, *shape, *extra, inputs, parts),
+            } => verify(*scale, *shape, *held, *extra, inputs, parts),
             Self::GuardGram {
-                rows,
-                basis,
+                shape,
+                slice,
+                extra,
                 guard,
                 bits,
             } => {
-                let (rows, g) = (*rows as usize, *guard as usize);
-                let width = *basis as usize + g;
-                let z = Inputs::of(inputs).numbers::<f64>(rows * width)?;
+                let (rows, g) = (slice.rows as usize, *guard as usize);
+                let width = shape.width as usize;
+                let z = unfolded(*shape, *slice, *extra, &mut Inputs::of(inputs))?;
                 let own: Vec<f64> = z
                     .chunks_exact(width)
                     .flat_map(|row| row[width - g..].iter().copied())
@@ -209,9 +243,21 @@ impl PolishWork {
             | Self::Polish { .. }
             | Self::Right { .. }
             | Self::Verdict { .. }
-            | Self::Lift { .. } => unreachable!("{} yields a block", self.verb()),
+            | Self::Lift { .. }
+            | Self::LiftWritten { .. } => unreachable!("{} yields a block", self.verb()),
         }
     }
+}
+
+/// Z of a slice f64[rows x (l + g)] from shifts and chunks.
+fn unfolded(
+    shape: Shape,
+    slice: Slice,
+    extra: i32,
+    inputs: &mut Inputs<'_>,
+) -> Result<Vec<f64>, WorkError> {
+    let shifts = inputs.bytes()?.numbers()?;
+    tsqr::unfolded(shape, slice, extra, shifts, inputs.rest())
 }
 
 fn weights(
@@ -240,6 +286,7 @@ fn weights(
 fn verify(
     scale: i32,
     shape: Shape,
+    held: Precision,
     extra: i32,
     inputs: &[Bytes],
     parts: &mut [&mut [i64]],
@@ -258,7 +305,7 @@ fn verify(
             "a verify task adds to every panel and a Gram matrix".to_owned(),
         ));
     }
-    let y = passes::panels_of_product::<f64>(&block, scale, shape, &mut inputs)?;
+    let y = passes::panels_of_product_of(held, &block, scale, shape, &mut inputs)?;
     let (z, gram_part) = parts.split_at_mut(panels.len());
     let gram = weighed_gram(&block, &panels, &y, weights);
     // It may fail, so it comes before the first addition to Z.
@@ -384,46 +431,60 @@ fn largest_of_pencil(g: usize, n: &[f64], y: &[f64]) -> Result<f64, WorkError> {
     Ok(tall::eigen(rank, &small)?.values[0])
 }
 
-fn right<T: Real>(
-    slice: Slice,
-    basis: u32,
-    guard: u32,
-    rank: u32,
-    inputs: &[Bytes],
-) -> Result<Bytes, WorkError> {
-    let (rows, l, k) = (slice.rows as usize, basis as usize, rank as usize);
-    let width = l + guard as usize;
-    let mut inputs = Inputs::of(inputs);
-    let polished = Polished::read(inputs.bytes()?, l)?;
-    let v = inputs.numbers::<f64>(rows * l)?;
-    let z = inputs.numbers::<f64>(rows * width)?;
-    let v = dense::multiply::<f64, f64>(rows, l, k, v, &columns(l, k, polished.p));
-    let z: Vec<f64> = z
-        .chunks_exact(width)
-        .flat_map(|row| row[..l].iter().copied())
-        .collect();
-    let a_u = dense::multiply::<f64, f64>(rows, l, k, &z, &columns(l, k, polished.m));
+/// V' and A^T U of a slice, f64[rows x k].
+struct Right<'a> {
+    polished: Polished<'a>,
+    v: Vec<f64>,
+    a_u: Vec<f64>,
+}
 
-    let mut out = BytesMut::zeroed(3 * k * size_of::<f64>() + rows * k * size_of::<T>())?;
-    let (head, rest) = out.as_bytes_mut().split_at_mut(3 * k * size_of::<f64>());
-    let (peaks, squares) = bytemuck::cast_slice_mut::<u8, f64>(head).split_at_mut(2 * k);
-    let written: &mut [T] = bytemuck::cast_slice_mut(rest);
-    for (to, &from) in written.iter_mut().zip(&v) {
-        *to = T::from_f64(from);
+impl<'a> Right<'a> {
+    fn of(
+        shape: Shape,
+        slice: Slice,
+        held: Precision,
+        extra: i32,
+        l: usize,
+        k: usize,
+        inputs: &'a [Bytes],
+    ) -> Result<Self, WorkError> {
+        let rows = slice.rows as usize;
+        let width = shape.width as usize;
+        let mut inputs = Inputs::of(inputs);
+        let polished = Polished::read(inputs.bytes()?, l)?;
+        let x = Pieces::of(held, &mut inputs, rows, &[l as u32])?;
+        let mut v = vec![0.0; rows * k];
+        x.product(rows, &columns(l, k, polished.p), k, &mut v);
+        let z = unfolded(shape, slice, extra, &mut inputs)?;
+        // With zeros for the guard columns.
+        let mut m = columns(l, k, polished.m);
+        m.resize(width * k, 0.0);
+        let a_u = dense::multiply::<f64, f64>(rows, width, k, &z, &m);
+        Ok(Self { polished, v, a_u })
     }
-    // Of what is written, not of what it was rounded from: a reader can check it.
-    for (row, (values, a_u)) in written.chunks_exact(k).zip(a_u.chunks_exact(k)).enumerate() {
-        for (c, value) in values.iter().enumerate() {
-            let value = value.to_f64();
-            if value.abs() > peaks[2 * c].abs() {
-                peaks[2 * c] = value;
-                peaks[2 * c + 1] = (slice.first + row as u64) as f64;
+
+    fn written<T: Real>(&self, slice: Slice, k: usize) -> Result<Bytes, WorkError> {
+        let rows = slice.rows as usize;
+        let mut out = BytesMut::zeroed(3 * k * size_of::<f64>() + rows * k * size_of::<T>())?;
+        let (head, rest) = out.as_bytes_mut().split_at_mut(3 * k * size_of::<f64>());
+        let (peaks, squares) = bytemuck::cast_slice_mut::<u8, f64>(head).split_at_mut(2 * k);
+        let written: &mut [T] = bytemuck::cast_slice_mut(rest);
+        single::rounded(&self.v, written);
+        // Of what is written, not of what it was rounded from: a reader can check it.
+        let rows = written.chunks_exact(k).zip(self.a_u.chunks_exact(k));
+        for (row, (values, a_u)) in rows.enumerate() {
+            for (c, value) in values.iter().enumerate() {
+                let value = value.to_f64();
+                if value.abs() > peaks[2 * c].abs() {
+                    peaks[2 * c] = value;
+                    peaks[2 * c + 1] = (slice.first + row as u64) as f64;
+                }
+                let difference = a_u[c] - value * self.polished.sigma[c];
+                squares[c] += difference * difference;
             }
-            let difference = a_u[c] - value * polished.sigma[c];
-            squares[c] += difference * difference;
         }
+        Ok(out.freeze())
     }
-    Ok(out.freeze())
 }
 
 /// Rows that are lifted at a time: what comes of them stays in cache.
@@ -475,6 +536,40 @@ fn lift<T: Real>(
                 to[c] = T::from_f64(from[c]);
                 let difference = from[k + c] - to[c].to_f64() * polished.sigma[c];
                 squares[c] += difference * difference;
+            }
+        }
+    }
+    Ok(out.freeze())
+}
+
+fn lift_written(
+    scale: i32,
+    shape: Shape,
+    basis: usize,
+    inputs: &[Bytes],
+) -> Result<Bytes, WorkError> {
+    let k = shape.width as usize;
+    let mut inputs = Inputs::of(inputs);
+    let block = inputs.block(shape.columns)?;
+    let sigma = Polished::read(inputs.bytes()?, basis)?.sigma;
+    let panels = Panels::of(shape);
+    let y = passes::panels_of_product_of(Precision::F32, &block, scale, shape, &mut inputs)?;
+    let head = k * size_of::<f64>();
+    let mut out = BytesMut::zeroed(head + block.rows() * k * size_of::<f32>())?;
+    let (squares, rest) = out.as_bytes_mut().split_at_mut(head);
+    let squares: &mut [f64] = bytemuck::cast_slice_mut(squares);
+    let u: &mut [f32] = bytemuck::cast_slice_mut(rest);
+    for (p, y) in y.iter().enumerate() {
+        let columns = panels.columns(p, k);
+        let rows = u.chunks_exact_mut(k).zip(y.chunks_exact(panels.widths[p]));
+        for (to, from) in rows {
+            let to = &mut to[columns.clone()];
+            let squares = &mut squares[columns.clone()];
+            let sigma = &sigma[columns.clone()];
+            for (((to, from), sigma), square) in to.iter_mut().zip(from).zip(sigma).zip(squares) {
+                *to = (from / sigma) as f32;
+                let difference = from - f64::from(*to) * sigma;
+                *square += difference * difference;
             }
         }
     }

@@ -118,6 +118,11 @@ pub trait Vector: Copy {
     /// # Safety
     /// See the trait.
     unsafe fn load(from: *const Self::Number) -> Self;
+    /// Of numbers that stand in `f32`.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn load_single(from: *const f32) -> Self;
     /// # Safety
     /// See the trait.
     unsafe fn store(self, to: *mut Self::Number);

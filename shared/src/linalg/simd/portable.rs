@@ -28,6 +28,13 @@ macro_rules! group {
             }
 
             #[inline(always)]
+            unsafe fn load_single(from: *const f32) -> Self {
+                // SAFETY: as in `load`.
+                let numbers = unsafe { from.cast::<[f32; $lanes]>().read_unaligned() };
+                Self(numbers.map(<$number>::from))
+            }
+
+            #[inline(always)]
             unsafe fn store(self, to: *mut $number) {
                 // SAFETY: as in `load`.
                 unsafe { to.cast::<[$number; $lanes]>().write_unaligned(self.0) }

@@ -7,7 +7,7 @@ use crate::linalg::fixed::{MAGIC, MAGIC_HIGH, SPLIT};
 
 /// One type of register: the intrinsics' names are all that differs. `$fold` adds one half of it, or the whole.
 macro_rules! register {
-    ($name:ident, $number:ty, $raw:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $fma:ident, |$self:ident, $scale:ident, $z:ident| $fold:block) => {
+    ($name:ident, $number:ty, $raw:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $fma:ident, |$from:ident| $single:expr, |$self:ident, $scale:ident, $z:ident| $fold:block) => {
         #[derive(Clone, Copy)]
         #[doc(hidden)]
         pub struct $name($raw);
@@ -26,6 +26,12 @@ macro_rules! register {
             unsafe fn load(from: *const $number) -> Self {
                 // SAFETY: the caller vouches for the instruction set and for LANES numbers behind the pointer.
                 Self(unsafe { $load(from) })
+            }
+
+            #[inline(always)]
+            unsafe fn load_single($from: *const f32) -> Self {
+                // SAFETY: the caller vouches for the instruction set and for LANES numbers behind the pointer.
+                Self(unsafe { $single })
             }
 
             #[inline(always)]
@@ -140,6 +146,7 @@ register!(
     _mm256_loadu_ps,
     _mm256_storeu_ps,
     _mm256_fmadd_ps,
+    |from| _mm256_loadu_ps(from),
     |self, scale, z| {
         single_256(_mm256_cvtps_pd(_mm256_castps256_ps128(self.0)), scale, z);
         single_256(
@@ -158,6 +165,7 @@ register!(
     _mm256_loadu_pd,
     _mm256_storeu_pd,
     _mm256_fmadd_pd,
+    |from| _mm256_cvtps_pd(_mm_loadu_ps(from)),
     |self, scale, z| {
         double_256(self.0, scale, z);
     }
@@ -171,6 +179,7 @@ register!(
     _mm512_loadu_ps,
     _mm512_storeu_ps,
     _mm512_fmadd_ps,
+    |from| _mm512_loadu_ps(from),
     |self, scale, z| {
         single_512(_mm512_cvtps_pd(_mm512_castps512_ps256(self.0)), scale, z);
         // AVX-512F takes out 256 bits as doubles only.
@@ -187,6 +196,7 @@ register!(
     _mm512_loadu_pd,
     _mm512_storeu_pd,
     _mm512_fmadd_pd,
+    |from| _mm512_cvtps_pd(_mm256_loadu_ps(from)),
     |self, scale, z| {
         double_512(self.0, scale, z);
     }
