@@ -632,14 +632,14 @@ impl Pilot {
         let c1 = self.cross_out(c1, local * width, 59 - 2 * norm, stage);
         let refill = self.random(REFILL, self.refilled);
         self.refilled += width;
-        let w = self.deflate(near, c1, &z, width, (Some(refill), full), stage);
-        let (q, r1) = self.orthonormal(&w, width, self.precision, stage);
+        let leaves = self.fresh(near, c1, &z, width, refill, stage);
+        let (q, r1) = self.climb(&leaves, width, self.precision, stage);
         let sum = self.cross(0, &q.slices, self.precision, width, 59, stage);
         let (array, c2, r2) = match self.precision {
             Precision::F32 => self.next_by_pythagoras(sum, &q, stage),
             Precision::F64 => {
                 let c2 = self.cross_out(sum, d * width, 59, stage);
-                let w = self.deflate(0, c2, &q.slices, width, (None, full), stage);
+                let w = self.deflate(0, c2, &q.slices, width, full, stage);
                 let (array, r2) = self.orthonormal(&w, width, full, stage);
                 (array, c2, r2)
             }
@@ -1051,7 +1051,7 @@ impl Pilot {
         self.basis = vec![v.clone()];
         let sum = self.cross(0, &drawn, Precision::F64, width, 59, stage);
         let c = self.cross_out(sum, v.width * width, 59, stage);
-        let slices = self.deflate(0, c, &drawn, width, (None, v.held), stage);
+        let slices = self.deflate(0, c, &drawn, width, v.held, stage);
         Array::of(slices.iter().filter_map(task_of).collect(), width, v.held)
     }
 
@@ -1510,14 +1510,48 @@ impl Pilot {
         self.cross_out(accumulator, length, bits, stage)
     }
 
-    /// W - X C, and random columns where nothing of it is left; and how it is to stand.
+    /// Leaves of W - X C, and of random columns where nothing of it is left.
+    fn fresh(
+        &mut self,
+        from: usize,
+        c: Input,
+        w: &[Input],
+        width: u32,
+        refill: Random,
+        stage: u16,
+    ) -> Vec<(TaskId, u32)> {
+        let held = self.basis[from].held;
+        let widths: Vec<u32> = self.basis[from..].iter().map(|a| a.width).collect();
+        let d: u64 = widths.iter().map(|w| u64::from(*w)).sum();
+        let mut leaves = Vec::new();
+        for (s, &w) in w.iter().enumerate() {
+            let slice = self.slices[s];
+            let mut inputs = vec![c];
+            inputs.extend(self.basis[from..].iter().map(|a| a.slices[s]));
+            inputs.push(w);
+            let work = KrylovWork::Fresh {
+                slice,
+                widths: widths.clone(),
+                held,
+                width,
+                refill,
+            };
+            let (bytes, h) = leaf_bytes(slice.rows, width);
+            let wide = u64::from(width);
+            let cost = u64::from(slice.rows) * wide * (2 * d + 8 * wide);
+            leaves.push((self.add(work, inputs, bytes, cost, stage), h));
+        }
+        leaves
+    }
+
+    /// W - X C, and how it is to stand.
     fn deflate(
         &mut self,
         from: usize,
         c: Input,
         w: &[Input],
         width: u32,
-        (refill, out): (Option<Random>, Precision),
+        out: Precision,
         stage: u16,
     ) -> Vec<Input> {
         let held = self.basis[from].held;
@@ -1535,7 +1569,6 @@ impl Pilot {
                     widths: widths.clone(),
                     held,
                     width,
-                    refill,
                     out,
                 };
                 let rows = u64::from(slice.rows);
@@ -1554,17 +1587,27 @@ impl Pilot {
         out: Precision,
         stage: u16,
     ) -> (Array, Input) {
-        let l = width as usize;
         let mut leaves = Vec::new();
         for (s, &w) in w.iter().enumerate() {
             let rows = self.slices[s].rows;
-            let h = rows.min(width);
-            let bytes = f64s(h as usize, l) + f64s(rows as usize, h as usize);
+            let (bytes, h) = leaf_bytes(rows, width);
             let cost = 4 * u64::from(rows) * u64::from(width) * u64::from(width);
             let work = KrylovWork::Leaf { rows, width };
             leaves.push((self.add(work, vec![w], bytes, cost, stage), h));
         }
-        let tree = Tree::grow(&mut self.graph, width, &leaves, stage);
+        self.climb(&leaves, width, out, stage)
+    }
+
+    /// What leaves, each with its height, come to together: the orthonormal factor, as `out`, and R.
+    fn climb(
+        &mut self,
+        leaves: &[(TaskId, u32)],
+        width: u32,
+        out: Precision,
+        stage: u16,
+    ) -> (Array, Input) {
+        let l = width as usize;
+        let tree = Tree::grow(&mut self.graph, width, leaves, stage);
         let mut tasks = Vec::new();
         for (s, &(leaf, h)) in leaves.iter().enumerate() {
             let rows = self.slices[s].rows;
@@ -1580,6 +1623,13 @@ impl Pilot {
         }
         (Array::of(tasks, width, out), tree.root_r())
     }
+}
+
+/// Bytes of R and Q of a leaf, and its height.
+fn leaf_bytes(rows: u32, width: u32) -> (u64, u32) {
+    let h = rows.min(width);
+    let (rows, wide, tall) = (rows as usize, width as usize, h as usize);
+    (f64s(tall, wide) + f64s(rows, tall), h)
 }
 
 /// Bytes of an array that stands so.

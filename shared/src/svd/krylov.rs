@@ -92,17 +92,24 @@ pub enum KrylovWork {
     /// Q - X C (Pythagoras).
     Pythagoras { before: u32, width: u32, bits: i32 },
     /// C f64[d x w], slices of X, slice of W f64 -> W - X C [rows x w].
-    ///
-    /// With `refill`, random columns are added, 2^-44 of the largest entry of C long: where nothing new is left of W, they
-    /// are what the basis goes on with (a direction that was missed, or one of many equal singular values); elsewhere they
-    /// vanish in rounding.
     Deflate {
         slice: Slice,
         widths: Vec<u32>,
         held: Precision,
         width: u32,
-        refill: Option<Random>,
         out: Precision,
+    },
+    /// The same, then as a [`Leaf`](Self::Leaf).
+    ///
+    /// Where columns of a slice are nearly dependent, random ones are added, 2^-44 of the largest entry of C long: where
+    /// nothing new is left of W, they are what the basis goes on with (a direction that was missed, or one of many equal
+    /// singular values); elsewhere they vanish in rounding.
+    Fresh {
+        slice: Slice,
+        widths: Vec<u32>,
+        held: Precision,
+        width: u32,
+        refill: Random,
     },
     /// What [`Pythagoras`](Self::Pythagoras) yields, slices of X f32, slice of Q f32 -> (Q - X C) R^-1 f32[rows x w].
     Next {
@@ -170,6 +177,7 @@ impl KrylovWork {
             Self::CrossOut { .. } => "cross-out",
             Self::Pythagoras { .. } => "pythagoras",
             Self::Deflate { .. } => "deflate",
+            Self::Fresh { .. } => "fresh",
             Self::Next { .. } => "next",
             Self::Leaf { .. } => "tall-leaf",
             Self::Rows { .. } => "rows",
@@ -220,9 +228,29 @@ impl KrylovWork {
                 widths,
                 held,
                 width,
-                refill,
                 out,
-            } => deflate(*slice, widths, *held, *width, *refill, *out, inputs),
+            } => {
+                let (left, _) = deflated(*slice, widths, *held, *width, inputs)?;
+                held_as(*out, &left)
+            }
+            Self::Fresh {
+                slice,
+                widths,
+                held,
+                width,
+                refill,
+            } => {
+                let (mut left, largest) = deflated(*slice, widths, *held, *width, inputs)?;
+                let (rows, columns) = (slice.rows as usize, *width as usize);
+                let (q, r) = cholesky::qr(rows, columns, &left).unwrap_or_else(|| {
+                    let factor = largest * power_of_two(REFILL_EXPONENT);
+                    for (to, from) in left.iter_mut().zip(random_rows(*slice, *width, *refill)) {
+                        *to += from * factor;
+                    }
+                    dense::qr::<f64>(rows, columns, &left)
+                });
+                tsqr::factors(&q, &r)
+            }
             Self::Next {
                 rows,
                 widths,
@@ -332,6 +360,7 @@ impl KrylovWork {
             | Self::CrossOut { .. }
             | Self::Pythagoras { .. }
             | Self::Deflate { .. }
+            | Self::Fresh { .. }
             | Self::Next { .. }
             | Self::Leaf { .. }
             | Self::Rows { .. }
@@ -545,39 +574,26 @@ fn cross_out(length: u32, bits: i32, inputs: &[Bytes]) -> Result<Bytes, WorkErro
     Bytes::from_numbers(&out)
 }
 
-/// See [`KrylovWork::Deflate`].
+/// See [`KrylovWork::Fresh`].
 const REFILL_EXPONENT: i32 = -44;
 
-fn deflate(
+/// W - X C, and the largest entry of C.
+fn deflated(
     slice: Slice,
     widths: &[u32],
     held: Precision,
     width: u32,
-    refill: Option<Random>,
-    out: Precision,
     inputs: &[Bytes],
-) -> Result<Bytes, WorkError> {
+) -> Result<(Vec<f64>, f64), WorkError> {
     let (rows, columns) = (slice.rows as usize, width as usize);
     let d: usize = widths.iter().map(|&w| w as usize).sum();
     let mut inputs = Inputs::of(inputs);
     let c = inputs.numbers::<f64>(d * columns)?;
     let x = Pieces::of(held, &mut inputs, rows, widths)?;
-    let w = inputs.numbers::<f64>(rows * columns)?;
-    let mut all = BytesMut::unwritten_for::<f64>(rows * columns)?;
-    let left = all.numbers_mut::<f64>();
-    left.copy_from_slice(w);
-    x.deflate(rows, c, columns, left);
-    if let Some(random) = refill {
-        let largest = c.iter().fold(0.0f64, |largest, c| largest.max(c.abs()));
-        let factor = largest * power_of_two(REFILL_EXPONENT);
-        for (to, from) in left.iter_mut().zip(random_rows(slice, width, random)) {
-            *to += from * factor;
-        }
-    }
-    match out {
-        Precision::F64 => Ok(all.freeze()),
-        Precision::F32 => held_as(out, left),
-    }
+    let mut left = inputs.numbers::<f64>(rows * columns)?.to_vec();
+    x.deflate(rows, c, columns, &mut left);
+    let largest = c.iter().fold(0.0f64, |largest, c| largest.max(c.abs()));
+    Ok((left, largest))
 }
 
 fn pythagoras(
