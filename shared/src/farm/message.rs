@@ -21,8 +21,8 @@ pub struct ProtocolRange {
 
 /// What this release speaks.
 pub const PROTOCOL: ProtocolRange = ProtocolRange {
-    oldest: 3,
-    newest: 3,
+    oldest: 4,
+    newest: 4,
 };
 
 impl ProtocolRange {

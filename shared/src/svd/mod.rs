@@ -9,6 +9,7 @@ pub mod gram;
 pub mod krylov;
 pub mod layout;
 mod passes;
+mod pieces;
 pub mod polish;
 pub mod results;
 mod tsqr;

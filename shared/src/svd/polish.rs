@@ -22,10 +22,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    GRAM_BITS, Inputs, Precision, Shape, Slice, exactly,
-    krylov::{Pieces, add_fixed},
-    layout::Panels,
-    passes, tsqr, with_precision,
+    GRAM_BITS, Inputs, Precision, Shape, Slice, exactly, krylov::add_fixed, layout::Panels, passes,
+    pieces::Pieces, tsqr, with_precision,
 };
 use crate::{
     farm::{
