@@ -281,7 +281,7 @@ mod tests {
             add_product(rows, &x, &wanted, width, -1.0, &mut left);
             near(&left, &wanted_left, 1e-12 * rows as f64);
 
-            let one = |i: usize| f64::from(u8::from(i % (width + 1) == 0));
+            let one = |i: usize| f64::from(u8::from(i.is_multiple_of(width + 1)));
             for scale in [1.0, 3.0] {
                 let inverse: Vec<f64> = (0..width * width).map(|i| scale * one(i)).collect();
                 let small: Vec<f64> = wanted.iter().map(|c| c / rows as f64).collect();
