@@ -89,11 +89,16 @@ impl Plan {
             Method::Power { .. } => 6 * n * squares,
             // QR of all rows, three times, and two products with what comes of it.
             Method::Exact { .. } => 6 * ground.rows * squares,
-            // X^T Z and Z - X (X^T Z), once with the last two blocks and once with all, a QR after each.
+            // X^T Z and Z - X (X^T Z), once with the last two blocks and once with all; a QR after the first, and in f64
+            // after the second.
             Method::Krylov(spec) => {
                 let kept = spec.keep(self.method.rank_max().min(spec.basis));
                 let half = u64::from(kept + spec.basis) / 2;
-                4 * n * (2 * wide + half) * wide + 12 * n * squares
+                let qrs = match spec.precision {
+                    Precision::F32 => 1,
+                    Precision::F64 => 2,
+                };
+                4 * n * (2 * wide + half) * wide + qrs * 6 * n * squares
             }
             // The eigenvectors of C, over the least number of reads.
             Method::Gram(_) => 9 * n * n * n / 3,

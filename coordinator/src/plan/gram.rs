@@ -166,7 +166,7 @@ impl Pilot {
         arrays.extend(&rest);
         let width = arrays.iter().map(|array| array.width).sum();
         let shape = self.ground.shape(width, Precision::F64);
-        let (panels, _) = self.panels(&arrays, shape, Precision::F64, stage);
+        let panels = self.panels(&arrays, shape, Precision::F64, stage);
         self.split(rank, shape, &panels);
     }
 }

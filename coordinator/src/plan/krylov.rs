@@ -550,8 +550,7 @@ impl Pilot {
         let last = self.reads + 3 + self.lifts() > self.spec.tolerance.max_reads;
         if lambda_min < LAMBDA_MIN {
             let stage = self.graph.stage("V for split reads");
-            let (panels, _) =
-                self.panels(&[&end.v, &end.guard], end.shape, end.shape.precision, stage);
+            let panels = self.panels(&[&end.v, &end.guard], end.shape, end.shape.precision, stage);
             self.split(rank, end.shape, &panels);
         } else if last || (worst <= self.spec.tolerance.value && !missed) {
             self.finish(rank, &end);
@@ -598,7 +597,7 @@ impl Pilot {
         let shape = self.ground.shape(width, self.precision);
         let stage = self.graph.stage(format!("pass {}", self.reads));
         let next = std::mem::take(&mut self.next);
-        let (panels, _) = self.panels(&[&next], shape, self.precision, stage);
+        let panels = self.panels(&[&next], shape, self.precision, stage);
         let (sum, extra) = self.power(&panels, shape, stage);
         let stage = self.graph.stage(format!("basis {}", self.reads));
         let z = self.unfold(sum, shape, extra, stage);
@@ -675,12 +674,12 @@ impl Pilot {
         let bytes = f64s(d + 2 * w, w);
         let cost = 2 * bytes * u64::from(width);
         let small = self.add(work, vec![input], bytes, cost, stage);
-        let widths: Vec<u32> = self.basis.iter().map(|a| a.width).collect();
+        let widths = self.widths(0);
         let mut tasks = Vec::new();
         for (s, &q) in q.slices.iter().enumerate() {
             let rows = self.slices[s].rows;
             let mut inputs = vec![whole(small)];
-            inputs.extend(self.basis.iter().map(|a| a.slices[s]));
+            inputs.extend(self.slices_of_basis(0, s));
             inputs.push(q);
             let work = KrylovWork::Next {
                 rows,
@@ -775,13 +774,13 @@ impl Pilot {
             // The basis is the identity.
             return self.cut(vectors, keep);
         }
-        let widths: Vec<u32> = self.basis.iter().map(|a| a.width).collect();
+        let widths = self.widths(0);
         let held = self.basis[0].held;
         let mut tasks = Vec::new();
         for s in 0..self.slices.len() {
             let rows = self.slices[s].rows;
             let mut inputs = vec![vectors];
-            inputs.extend(self.basis.iter().map(|a| a.slices[s]));
+            inputs.extend(self.slices_of_basis(0, s));
             let work = KrylovWork::Rotate {
                 rows,
                 widths: widths.clone(),
@@ -856,7 +855,8 @@ impl Pilot {
             .stage(format!("restart in f64 after pass {}", self.reads));
         let v = self.rotate(keep, stage, true, Precision::F64);
         // Orthonormal to more than f32 tells.
-        let next = self.orthonormal_again(v, stage);
+        let (next, _) = self.orthonormal(&v.slices, v.width, Precision::F64, stage);
+        let next = self.keep(next, v.checkpoint.into_iter().collect());
         self.begin_in_f64(next);
         self.read(true);
     }
@@ -869,46 +869,26 @@ impl Pilot {
         self.next = next;
     }
 
-    fn orthonormal_again(&mut self, v: Array, stage: u16) -> Array {
-        let (array, _) = self.orthonormal(&v.slices, v.width, Precision::F64, stage);
-        self.keep(array, v.checkpoint.into_iter().collect())
-    }
-
-    /// V (and the guard) as the first block of a basis in `f64`.
+    /// V (and the guard), made orthonormal, as the first block of a basis in `f64`.
     fn join(&mut self, v: &Array, guard: Option<&Array>) -> Array {
         let stage = self.graph.stage("V in f64, and what was missed");
-        let held = v.held;
-        let own = guard.filter(|_| self.precision == Precision::F64);
-        let own = own.map(|g| self.orthonormal(&g.slices, g.width, held, stage).0);
-        let arrays: Vec<&Array> = [v].into_iter().chain(own.as_ref().or(guard)).collect();
+        let arrays: Vec<&Array> = [v].into_iter().chain(guard).collect();
         let widths: Vec<u32> = arrays.iter().map(|a| a.width).collect();
         let width = widths.iter().sum();
-        let mut tasks = Vec::new();
+        let mut joined = Vec::new();
         for s in 0..self.slices.len() {
             let rows = self.slices[s].rows;
             let work = KrylovWork::Join {
                 rows,
                 widths: widths.clone(),
-                held,
+                held: v.held,
             };
-            let bytes = f64s(rows as usize, width as usize);
+            let bytes = held_bytes(rows, width, Precision::F64);
             let inputs = arrays.iter().map(|a| a.slices[s]).collect();
-            tasks.push(add(
-                &mut self.graph,
-                SvdWork::Krylov(work),
-                inputs,
-                bytes,
-                bytes,
-                stage,
-            ));
+            joined.push(whole(self.add(work, inputs, bytes, bytes, stage)));
         }
-        let mut array = Array::of(tasks, width, Precision::F64);
-        array.checkpoint = v.checkpoint;
-        match self.precision {
-            // It came from a basis that is orthonormal to f32.
-            Precision::F32 => self.orthonormal_again(array, stage),
-            Precision::F64 => self.keep(array, v.checkpoint.into_iter().collect()),
-        }
+        let (array, _) = self.orthonormal(&joined, width, Precision::F64, stage);
+        self.keep(array, v.checkpoint.into_iter().collect())
     }
 
     /// The last read but one: V and the guard in `f64`, their products, V' and its residuals, and the verdict.
@@ -945,7 +925,7 @@ impl Pilot {
                 },
         };
         let weights = self.add_polish(work, vec![theta], f64s(1, (keep + g) as usize), 1, stage);
-        let (panels, _) = self.panels(&[&v, &guard], shape, held, stage);
+        let panels = self.panels(&[&v, &guard], shape, held, stage);
         let (sum, extra) = self.verify(&panels, whole(weights), shape, held, stage);
         let stage = self.graph.stage("polish");
         let guard_gram = self.guard_gram(sum, shape, extra, stage);
@@ -1088,11 +1068,7 @@ impl Pilot {
             rank,
             rows: self.spec.precision,
             left_head: f64s(1, k),
-            right: if self.sides.right {
-                right.clone()
-            } else {
-                Vec::new()
-            },
+            right: Vec::new(),
             left: Vec::new(),
             left_residual: None,
             right_residual,
@@ -1101,6 +1077,9 @@ impl Pilot {
         };
         if self.sides.left {
             self.lift(&mut wanted, end, shape, &right);
+        }
+        if self.sides.right {
+            wanted.right = right;
         }
         Builder::new(&self.ground, shape, &mut self.graph).deliver(&wanted);
         self.wanted = Some(wanted);
@@ -1117,11 +1096,11 @@ impl Pilot {
             let read = self.ground.shape(rank, Precision::F64);
             let tasks = right.iter().map(|(task, _)| *task).collect();
             let v = Array::of(tasks, rank, Precision::F32);
-            (read, self.panels(&[&v], read, Precision::F32, stage).0)
+            (read, self.panels(&[&v], read, Precision::F32, stage))
         } else {
             let arrays = [&end.v, &end.guard];
             let panels = self.panels(&arrays, end.shape, Precision::F64, stage);
-            (end.shape, panels.0)
+            (end.shape, panels)
         };
         let mut left = Vec::new();
         let mut squares = Vec::new();
@@ -1185,7 +1164,7 @@ impl Pilot {
             .stage(format!("basis of {keep} after pass {}", self.reads));
         let v = self.rotate(keep, stage, true, Precision::F64);
         let shape = self.ground.shape(keep, Precision::F64);
-        let (panels, _) = self.panels(&[&v], shape, Precision::F64, stage);
+        let panels = self.panels(&[&v], shape, Precision::F64, stage);
         self.split(rank, shape, &panels);
     }
 

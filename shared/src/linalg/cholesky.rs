@@ -162,18 +162,7 @@ fn inverse(n: usize, r: &[f64]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linalg::sketch::Sketch;
-
-    fn numbers(count: usize, seed: u64) -> Vec<f64> {
-        let mut out = vec![0.0; count];
-        let sketch = Sketch {
-            seed,
-            stream: 9,
-            columns: 1,
-        };
-        sketch.fill(0..count as u64, 0, 1, 1.0, &mut out);
-        out
-    }
+    use crate::linalg::sketch::numbers;
 
     fn holds(rows: usize, cols: usize, a: &[f64]) -> bool {
         let Some((q, r)) = qr(rows, cols, a) else {

@@ -9,7 +9,8 @@ pub trait Real:
     + std::fmt::Debug
     + faer::traits::RealField
     + super::simd::Vectors
-    + super::sparse::Walks
+    + super::sparse::Rows<Self>
+    + super::sparse::Items
     + std::ops::Add<Output = Self>
     + std::ops::Sub<Output = Self>
     + std::ops::Mul<Output = Self>

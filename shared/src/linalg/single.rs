@@ -213,18 +213,7 @@ pub fn rounded<T: Real>(from: &[f64], to: &mut [T]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linalg::{sketch::Sketch, tall};
-
-    fn numbers(count: usize, seed: u64) -> Vec<f32> {
-        let mut out = vec![0.0; count];
-        let sketch = Sketch {
-            seed,
-            stream: 9,
-            columns: 1,
-        };
-        sketch.fill(0..count as u64, 0, 1, 1.0, &mut out);
-        out
-    }
+    use crate::linalg::{sketch::numbers, tall};
 
     fn wide(numbers: &[f32]) -> Vec<f64> {
         numbers.iter().map(|&x| f64::from(x)).collect()

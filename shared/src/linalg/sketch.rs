@@ -180,6 +180,19 @@ pub(super) fn assert_power_of_two(factor: f64) {
     );
 }
 
+/// Numbers for tests of products.
+#[cfg(test)]
+pub(super) fn numbers<T: Real>(count: usize, seed: u64) -> Vec<T> {
+    let mut out = vec![T::from_f64(0.0); count];
+    let sketch = Sketch {
+        seed,
+        stream: 9,
+        columns: 1,
+    };
+    sketch.fill(0..count as u64, 0, 1, 1.0, &mut out);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

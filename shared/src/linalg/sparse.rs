@@ -24,23 +24,24 @@ use crate::{
     platform::Pages,
 };
 
-/// Y = A X for one panel.
+/// Y = A X for one panel, in arithmetic of `T`. X may stand in `f32` where that is `f64`: the same bits as of those numbers
+/// in `f64`, with half as much to read.
 ///
 /// Shapes: `x` is columns x width, `y` rows x width (overwritten), row-major.
 /// Method: row by row, the row of Y in registers.
 /// Cost: 2 * nnz * width operations; reads a row of X an entry.
 /// Reproducibility: see the [module](self).
 /// Panics: on other shapes; when `scale` is no power of two; when the block has an entry beyond its columns.
-pub fn multiply<T: Real>(block: &RowBlock, scale: f64, x: &[T], width: usize, y: &mut [T]) {
+pub fn multiply<F, T: Rows<F>>(block: &RowBlock, scale: f64, x: &[F], width: usize, y: &mut [T]) {
     multiply_on(isa(), block, scale, x, width, y);
 }
 
 /// [`multiply`] with a given instruction set, which the machine must have.
-pub fn multiply_on<T: Real>(
+pub fn multiply_on<F, T: Rows<F>>(
     isa: Isa,
     block: &RowBlock,
     scale: f64,
-    x: &[T],
+    x: &[F],
     width: usize,
     y: &mut [T],
 ) {
@@ -49,31 +50,6 @@ pub fn multiply_on<T: Real>(
     for tile in block.tiles() {
         let y = &mut y[tile.first_row * width..][..tile.rows * width];
         T::rows_of_tile(isa, &tile, scale, x, width, y);
-    }
-}
-
-/// Y = A X for one panel of `f32`, in arithmetic of `f64`: as [`multiply`] of the same numbers in `f64`, with half as much
-/// to read.
-///
-/// Shapes, method, cost, reproducibility, panics: as for [`multiply`].
-pub fn multiply_single(block: &RowBlock, scale: f64, x: &[f32], width: usize, y: &mut [f64]) {
-    multiply_single_on(isa(), block, scale, x, width, y);
-}
-
-/// [`multiply_single`] with a given instruction set, which the machine must have.
-pub fn multiply_single_on(
-    isa: Isa,
-    block: &RowBlock,
-    scale: f64,
-    x: &[f32],
-    width: usize,
-    y: &mut [f64],
-) {
-    check_panel("x", x.len(), block.columns(), width);
-    check_panel("y", y.len(), block.rows(), width);
-    for tile in block.tiles() {
-        let y = &mut y[tile.first_row * width..][..tile.rows * width];
-        f64::rows_from_single(isa, &tile, scale, x, width, y);
     }
 }
 
@@ -198,27 +174,16 @@ fn with_scratch(len: usize, run: impl FnOnce(&mut [u8])) {
     });
 }
 
-/// The two walks, compiled here once for each kind of number and not again wherever they are called.
+/// The walk over rows, from panels of F; like [`Items`], compiled here once for each kind of numbers and not again wherever
+/// it is called.
 #[doc(hidden)]
-pub trait Walks: Sized {
-    fn rows_of_tile(
-        isa: Isa,
-        tile: &Tile<'_>,
-        scale: f64,
-        x: &[Self],
-        width: usize,
-        y: &mut [Self],
-    );
+pub trait Rows<F>: Sized {
+    fn rows_of_tile(isa: Isa, tile: &Tile<'_>, scale: f64, x: &[F], width: usize, y: &mut [Self]);
+}
 
-    fn rows_from_single(
-        isa: Isa,
-        tile: &Tile<'_>,
-        scale: f64,
-        x: &[f32],
-        width: usize,
-        y: &mut [Self],
-    );
-
+/// The walk over items.
+#[doc(hidden)]
+pub trait Items: Sized {
     fn items_of_tile(
         isa: Isa,
         tile: &Tile<'_>,
@@ -230,49 +195,37 @@ pub trait Walks: Sized {
     );
 }
 
-fn rows_walk<'a, F>(isa: Isa, tile: &Tile<'a>, x: &'a [F], width: usize) -> Walk<'a, u32, F> {
-    Walk {
-        isa,
-        starts: tile.row_start,
-        words: tile.by_row,
-        source: x,
-        width,
-    }
-}
-
-macro_rules! walks {
-    ($number:ty) => {
-        impl Walks for $number {
+macro_rules! rows {
+    ($from:ty, $number:ty) => {
+        impl Rows<$from> for $number {
             fn rows_of_tile(
                 isa: Isa,
                 tile: &Tile<'_>,
                 scale: f64,
-                x: &[Self],
+                x: &[$from],
                 width: usize,
                 y: &mut [Self],
             ) {
-                rows_walk(isa, tile, x, width).values::<Self, _>(
-                    tile.row_values,
-                    scale,
-                    Overwrite(y),
-                );
+                let walk = Walk {
+                    isa,
+                    starts: tile.row_start,
+                    words: tile.by_row,
+                    source: x,
+                    width,
+                };
+                walk.values::<Self, _>(tile.row_values, scale, Overwrite(y));
             }
+        }
+    };
+}
 
-            fn rows_from_single(
-                isa: Isa,
-                tile: &Tile<'_>,
-                scale: f64,
-                x: &[f32],
-                width: usize,
-                y: &mut [Self],
-            ) {
-                rows_walk(isa, tile, x, width).values::<Self, _>(
-                    tile.row_values,
-                    scale,
-                    Overwrite(y),
-                );
-            }
+rows!(f32, f32);
+rows!(f64, f64);
+rows!(f32, f64);
 
+macro_rules! items {
+    ($number:ty) => {
+        impl Items for $number {
             fn items_of_tile(
                 isa: Isa,
                 tile: &Tile<'_>,
@@ -296,8 +249,8 @@ macro_rules! walks {
     };
 }
 
-walks!(f32);
-walks!(f64);
+items!(f32);
+items!(f64);
 
 /// An entry's integer in one of the two orders.
 trait Word: Copy {
@@ -820,7 +773,7 @@ mod tests {
                 for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
                     let mut y = vec![f64::NAN; block.rows() * width];
                     let mut wanted = y.clone();
-                    multiply_single_on(isa, &block, 0.5, &x, width, &mut y);
+                    multiply_on(isa, &block, 0.5, &x, width, &mut y);
                     multiply_on(isa, &block, 0.5, &wide, width, &mut wanted);
                     assert!(y == wanted, "{isa:?}, {encoding:?}, {width}");
                 }

@@ -161,18 +161,7 @@ pub fn eigen(n: usize, a: &[f64]) -> Result<Eigen, WorkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linalg::sketch::Sketch;
-
-    fn numbers(count: usize, seed: u64) -> Vec<f64> {
-        let mut out = vec![0.0; count];
-        let sketch = Sketch {
-            seed,
-            stream: 9,
-            columns: 1,
-        };
-        sketch.fill(0..count as u64, 0, 1, 1.0, &mut out);
-        out
-    }
+    use crate::linalg::sketch::numbers;
 
     fn entry(rows: usize, x: &[Tall<'_>], row: usize, column: usize) -> f64 {
         let mut first = 0;
@@ -265,7 +254,7 @@ mod tests {
     fn eigenvalues_of_made_matrices() {
         for n in [1, 2, 5, 40, 130] {
             // A symmetric matrix with many equal eigenvalues: a reflection plus a diagonal.
-            let v = numbers(n, 3);
+            let v = numbers::<f64>(n, 3);
             let square: f64 = v.iter().map(|x| x * x).sum();
             let mut a = vec![0.0; n * n];
             for i in 0..n {

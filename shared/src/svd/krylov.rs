@@ -288,14 +288,15 @@ impl KrylovWork {
                 widths,
                 held,
                 out,
-            } => match held {
-                Precision::F32 => {
-                    with_precision!(*out, panel_of_single, *shape, *panel, widths, inputs)
-                }
-                Precision::F64 => {
-                    with_precision!(*out, panel_of_double, *shape, *panel, widths, inputs)
-                }
-            },
+            } => {
+                let panel_of = match (held, out) {
+                    (Precision::F32, Precision::F32) => panel_of::<f32, f32>,
+                    (Precision::F32, Precision::F64) => panel_of::<f32, f64>,
+                    (Precision::F64, Precision::F32) => panel_of::<f64, f32>,
+                    (Precision::F64, Precision::F64) => panel_of::<f64, f64>,
+                };
+                panel_of(*shape, *panel, widths, inputs)
+            }
             Self::Ritz {
                 before,
                 local,
@@ -515,24 +516,6 @@ fn next(rows: usize, widths: &[u32], width: usize, inputs: &[Bytes]) -> Result<B
     let q = Tall { numbers, width };
     single::deflated(rows, &x, c, q, inverse, out.numbers_mut());
     Ok(out.freeze())
-}
-
-fn panel_of_single<T: Real>(
-    shape: Shape,
-    panel: u16,
-    widths: &[u32],
-    inputs: &[Bytes],
-) -> Result<Bytes, WorkError> {
-    panel_of::<f32, T>(shape, panel, widths, inputs)
-}
-
-fn panel_of_double<T: Real>(
-    shape: Shape,
-    panel: u16,
-    widths: &[u32],
-    inputs: &[Bytes],
-) -> Result<Bytes, WorkError> {
-    panel_of::<f64, T>(shape, panel, widths, inputs)
 }
 
 fn panel_of<S: Real, T: Real>(

@@ -1,6 +1,6 @@
 //! Tasks that read A, and those that make the panels which they read.
 
-use super::{Inputs, Precision, Shape, layout::Panels, with_precision};
+use super::{Inputs, Shape, layout::Panels, with_precision};
 use crate::{
     farm::{
         bytes::{Bytes, BytesMut},
@@ -11,7 +11,7 @@ use crate::{
         fixed::power_of_two,
         real::Real,
         sketch::Sketch,
-        sparse::{self, Shifts},
+        sparse::{self, Rows, Shifts},
     },
     matrix::block::RowBlock,
 };
@@ -131,8 +131,8 @@ fn power_of<T: Real>(
     Ok(())
 }
 
-/// Y_i = A_i X, panel after panel as X has them, padding included: T[rows x w_p] each.
-pub(super) fn panels_of_product<T: Real>(
+/// Y_i = A_i X, panel after panel as X has them, padding included: T[rows x w_p] each. Panels of F are cut as those of T.
+pub(super) fn panels_of_product<F: Real, T: Real + Rows<F>>(
     block: &RowBlock,
     scale: i32,
     shape: Shape,
@@ -141,33 +141,12 @@ pub(super) fn panels_of_product<T: Real>(
     let n = shape.columns as usize;
     let widths = Panels::of(shape).widths;
     let product = |w: usize| {
-        let x = inputs.numbers::<T>(n * w)?;
+        let x = inputs.numbers::<F>(n * w)?;
         let mut y = vec![T::from_f64(0.0); block.rows() * w];
         sparse::multiply(block, power_of_two(scale), x, w, &mut y);
         Ok(y)
     };
     widths.into_iter().map(product).collect()
-}
-
-/// The same in arithmetic of `f64`, from panels that are cut as such but may stand in `f32`.
-pub(super) fn panels_of_product_of(
-    held: Precision,
-    block: &RowBlock,
-    scale: i32,
-    shape: Shape,
-    inputs: &mut Inputs<'_>,
-) -> Result<Vec<Vec<f64>>, WorkError> {
-    if held == Precision::F64 {
-        return panels_of_product::<f64>(block, scale, shape, inputs);
-    }
-    let n = shape.columns as usize;
-    let product = |w: usize| {
-        let x = inputs.numbers::<f32>(n * w)?;
-        let mut y = vec![0.0; block.rows() * w];
-        sparse::multiply_single(block, power_of_two(scale), x, w, &mut y);
-        Ok(y)
-    };
-    Panels::of(shape).widths.into_iter().map(product).collect()
 }
 
 /// Y_i = A_i X from all panels of X: T[rows x l], row-major.
@@ -180,7 +159,7 @@ fn product<T: Real>(
     let panels = Panels::of(shape);
     let width = shape.width as usize;
     let mut all = vec![T::from_f64(0.0); block.rows() * width];
-    for (p, y) in panels_of_product::<T>(block, scale, shape, inputs)?
+    for (p, y) in panels_of_product::<T, T>(block, scale, shape, inputs)?
         .into_iter()
         .enumerate()
     {

@@ -303,7 +303,10 @@ fn verify(
             "a verify task adds to every panel and a Gram matrix".to_owned(),
         ));
     }
-    let y = passes::panels_of_product_of(held, &block, scale, shape, &mut inputs)?;
+    let y = match held {
+        Precision::F32 => passes::panels_of_product::<f32, f64>(&block, scale, shape, &mut inputs)?,
+        Precision::F64 => passes::panels_of_product::<f64, f64>(&block, scale, shape, &mut inputs)?,
+    };
     let (z, gram_part) = parts.split_at_mut(panels.len());
     let gram = weighed_gram(&block, &panels, &y, weights);
     // It may fail, so it comes before the first addition to Z.
@@ -500,7 +503,7 @@ fn lift<T: Real>(
     let block = inputs.block(shape.columns)?;
     let rows = block.rows();
     let panels = Panels::of(shape);
-    let y = passes::panels_of_product::<f64>(&block, scale, shape, &mut inputs)?;
+    let y = passes::panels_of_product::<f64, f64>(&block, scale, shape, &mut inputs)?;
     let polished = Polished::read(inputs.bytes()?, l)?;
     let signs = inputs.numbers::<f64>(k)?;
     // [M | P] at once, with zeros for the guard columns and the padding.
@@ -551,7 +554,7 @@ fn lift_written(
     let block = inputs.block(shape.columns)?;
     let sigma = Polished::read(inputs.bytes()?, basis)?.sigma;
     let panels = Panels::of(shape);
-    let y = passes::panels_of_product_of(Precision::F32, &block, scale, shape, &mut inputs)?;
+    let y = passes::panels_of_product::<f32, f64>(&block, scale, shape, &mut inputs)?;
     let head = k * size_of::<f64>();
     let mut out = BytesMut::zeroed(head + block.rows() * k * size_of::<f32>())?;
     let (squares, rest) = out.as_bytes_mut().split_at_mut(head);

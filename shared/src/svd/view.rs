@@ -154,7 +154,7 @@ mod tests {
         let map = Bytes::from_numbers(&map).unwrap();
         let panel = spread(shape, 0, &[Bytes::from_numbers(&x).unwrap(), map.clone()]).unwrap();
         let mut y = vec![0.0; rows * w];
-        sparse::multiply(&block, 1.0, panel.numbers().unwrap(), w, &mut y);
+        sparse::multiply(&block, 1.0, panel.numbers::<f64>().unwrap(), w, &mut y);
         let mut wanted = vec![0.0; n * w];
         for r in 0..rows {
             for c in 0..w {

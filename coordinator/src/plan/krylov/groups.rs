@@ -42,6 +42,16 @@ impl Array {
 }
 
 impl Pilot {
+    /// Of the arrays of the basis from the given one on.
+    pub(super) fn widths(&self, from: usize) -> Vec<u32> {
+        self.basis[from..].iter().map(|a| a.width).collect()
+    }
+
+    /// What they have in one slice.
+    pub(super) fn slices_of_basis(&self, from: usize, s: usize) -> Vec<Input> {
+        self.basis[from..].iter().map(|a| a.slices[s]).collect()
+    }
+
     pub(super) fn add(
         &mut self,
         work: KrylovWork,
@@ -124,13 +134,13 @@ impl Pilot {
         shape: Shape,
         out: Precision,
         stage: u16,
-    ) -> (Vec<Input>, Vec<TaskId>) {
+    ) -> Vec<Input> {
         let widths: Vec<u32> = arrays.iter().map(|a| a.width).collect();
         let inputs: Vec<Input> = (0..self.slices.len())
             .flat_map(|s| arrays.iter().map(move |a| a.slices[s]))
             .collect();
         let panels = Panels::of(shape);
-        let tasks: Vec<TaskId> = (0..panels.len())
+        (0..panels.len())
             .map(|p| {
                 let bytes = shape.columns * (panels.widths[p] * out.bytes()) as u64;
                 let work = KrylovWork::Panel {
@@ -141,10 +151,9 @@ impl Pilot {
                     out,
                 };
                 let panel = self.add(work, inputs.clone(), bytes, bytes, stage);
-                self.ground.spread(&mut self.graph, panel, shape, p, stage)
+                whole(self.ground.spread(&mut self.graph, panel, shape, p, stage))
             })
-            .collect();
-        (tasks.iter().map(|t| whole(*t)).collect(), tasks)
+            .collect()
     }
 
     pub(super) fn power(
@@ -266,7 +275,7 @@ impl Pilot {
         stage: u16,
     ) -> AccumulatorId {
         let held = self.basis[from].held;
-        let widths: Vec<u32> = self.basis[from..].iter().map(|a| a.width).collect();
+        let widths = self.widths(from);
         let d: u32 = widths.iter().sum();
         let length = d * width;
         let accumulator = self.graph.accumulator(Accumulator {
@@ -275,7 +284,7 @@ impl Pilot {
         });
         for (s, &w) in w.iter().enumerate() {
             let rows = self.slices[s].rows;
-            let mut inputs: Vec<Input> = self.basis[from..].iter().map(|a| a.slices[s]).collect();
+            let mut inputs = self.slices_of_basis(from, s);
             inputs.push(w);
             self.graph.task(Task {
                 work: SvdWork::Krylov(KrylovWork::Cross {
@@ -366,13 +375,13 @@ impl Pilot {
         stage: u16,
     ) -> Vec<(TaskId, u32)> {
         let held = self.basis[from].held;
-        let widths: Vec<u32> = self.basis[from..].iter().map(|a| a.width).collect();
+        let widths = self.widths(from);
         let d: u64 = widths.iter().map(|w| u64::from(*w)).sum();
         let mut leaves = Vec::new();
         for (s, &w) in w.iter().enumerate() {
             let slice = self.slices[s];
             let mut inputs = vec![c];
-            inputs.extend(self.basis[from..].iter().map(|a| a.slices[s]));
+            inputs.extend(self.slices_of_basis(from, s));
             inputs.push(w);
             let work = KrylovWork::Fresh {
                 slice,
@@ -400,14 +409,14 @@ impl Pilot {
         stage: u16,
     ) -> Vec<Input> {
         let held = self.basis[from].held;
-        let widths: Vec<u32> = self.basis[from..].iter().map(|a| a.width).collect();
+        let widths = self.widths(from);
         let d: u64 = widths.iter().map(|w| u64::from(*w)).sum();
         w.iter()
             .enumerate()
             .map(|(s, &w)| {
                 let slice = self.slices[s];
                 let mut inputs = vec![c];
-                inputs.extend(self.basis[from..].iter().map(|a| a.slices[s]));
+                inputs.extend(self.slices_of_basis(from, s));
                 inputs.push(w);
                 let work = KrylovWork::Deflate {
                     slice,
