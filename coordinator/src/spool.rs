@@ -1,18 +1,23 @@
 //! Results kept on the coordinator's disk, so that no loss sends a run back to its beginning.
 //!
 //! ```text
-//! <spools>/<first 16 digits of the plan's hash>/lock          held while a run uses it
-//! <spools>/<first 16 digits of the plan's hash>/<task>.kept   a head of 72 bytes, then the block
+//! <spools>/<first 16 digits of the plan's hash>/lock       held while a run uses it
+//! <spools>/<first 16 digits of the plan's hash>/<n>.kept   records, one after the other: a head of 72 bytes, then the block
 //! ```
 //!
 //! The head is: magic "SVDK" u32, version u16, version of results u16, task u32, zero u32, hash of the plan, length u64,
 //! xxh3 of the block u64, xxh3 of the head before u64; all little-endian. What is short, damaged or of another version is
-//! not there. Nothing is flushed to the disk: after a loss of power the checksum tells.
+//! not there, nor is what follows a damaged head in its file. Nothing is flushed to the disk: after a loss of power the
+//! checksums tell.
+//!
+//! A file takes records until it is 4 MiB long, and is removed when none of them is wanted any more: what nobody wants takes
+//! little room, and a disk has few files to make (a file a record cost a twentieth of a run). A run adds to no file of
+//! an earlier one, whose last record may have been cut off.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
@@ -27,8 +32,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::cache::lock::Lock;
 
 const MAGIC: [u8; 4] = *b"SVDK";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEAD: usize = 72;
+/// A file this long takes no more records.
+const FILE_BYTES: u64 = 4 << 20;
 /// Spools that nobody has used for so long are removed, and the oldest beyond so many.
 const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 const SPOOLS_MAX: usize = 8;
@@ -38,10 +45,29 @@ const SPOOLS_MAX: usize = 8;
 pub struct Spool {
     folder: PathBuf,
     plan: ContentHash,
-    kept: Mutex<BTreeSet<TaskId>>,
+    shelf: Mutex<Shelf>,
     /// Given to be written, and not yet on disk.
     pending: Mutex<HashMap<TaskId, Bytes>>,
     _lock: Lock,
+}
+
+/// Where a record's head begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Record {
+    file: u32,
+    at: u64,
+}
+
+/// What is where.
+#[derive(Debug, Default)]
+struct Shelf {
+    records: BTreeMap<TaskId, Record>,
+    /// Records of each file that are wanted.
+    wanted: BTreeMap<u32, usize>,
+    /// The file that is written, and its length.
+    open: Option<(u32, File, u64)>,
+    /// The number of the next one.
+    next: u32,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -76,7 +102,7 @@ impl Spool {
         let spool = Self {
             folder,
             plan,
-            kept: Mutex::default(),
+            shelf: Mutex::default(),
             pending: Mutex::default(),
             _lock: lock,
         };
@@ -86,32 +112,76 @@ impl Spool {
 
     /// Finds what is whole; removes the rest.
     fn survey(&self) -> io::Result<()> {
+        let mut shelf = locked(&self.shelf);
+        let mut files = Vec::new();
         for file in fs::read_dir(&self.folder)? {
             let path = file?.path();
             if path.file_name().is_some_and(|name| name == "lock") {
                 continue;
             }
-            let task = path
+            let number = path
                 .file_name()
-                .and_then(|name| name.to_str()?.strip_suffix(".kept")?.parse().ok())
-                .map(TaskId);
-            match task {
-                Some(task) if self.load(task).is_some() => {
-                    locked(&self.kept).insert(task);
-                }
-                Some(_) | None => {
+                .and_then(|name| name.to_str()?.strip_suffix(".kept")?.parse::<u32>().ok())
+                .filter(|&number| number < u32::MAX && path == self.path(number));
+            match number {
+                Some(number) => files.push(number),
+                None => {
                     let _ = fs::remove_file(&path);
                 }
             }
         }
+        // What stands later is newer.
+        files.sort_unstable();
+        for number in files {
+            shelf.next = number + 1;
+            let mut at = 0;
+            let mut file = File::open(self.path(number))?;
+            while let Some((task, length, block)) = self.record(&mut file, at) {
+                if block.is_some() {
+                    self.place(&mut shelf, task, Some(Record { file: number, at }));
+                }
+                at += length;
+            }
+            self.sweep_file(&mut shelf, number);
+        }
         Ok(())
     }
 
-    fn path(&self, task: TaskId) -> PathBuf {
-        self.folder.join(format!("{}.kept", task.0))
+    fn path(&self, file: u32) -> PathBuf {
+        self.folder.join(format!("{file}.kept"))
     }
 
-    fn head(&self, task: TaskId, bytes: &[u8]) -> Vec<u8> {
+    /// The record that begins there: its task, its length, and its block if that is whole. None: nothing of this plan does.
+    fn record(&self, file: &mut File, at: u64) -> Option<(TaskId, u64, Option<Bytes>)> {
+        let left = file.metadata().ok()?.len().checked_sub(at + HEAD as u64)?;
+        file.seek(SeekFrom::Start(at)).ok()?;
+        let mut head = [0; HEAD];
+        file.read_exact(&mut head).ok()?;
+        let field = |from: usize| u64::from_le_bytes(head[from..from + 8].try_into().expect("8"));
+        let task = TaskId(u32::from_le_bytes(head[8..12].try_into().expect("4 bytes")));
+        let length = field(48);
+        if head[..] != self.head(task, length, field(56)) || length > left {
+            return None;
+        }
+        let mut bytes = BytesMut::unwritten(usize::try_from(length).ok()?).ok()?;
+        file.read_exact(bytes.as_bytes_mut()).ok()?;
+        let whole = xxh3_64(bytes.as_bytes()) == field(56);
+        Some((
+            task,
+            HEAD as u64 + length,
+            whole.then(|| bytes.freeze()),
+        ))
+    }
+
+    /// A file that nobody wants anything of goes, unless it is still written.
+    fn sweep_file(&self, shelf: &mut Shelf, number: u32) {
+        let is_open = shelf.open.as_ref().is_some_and(|(open, ..)| *open == number);
+        if !is_open && !shelf.wanted.contains_key(&number) {
+            let _ = fs::remove_file(self.path(number));
+        }
+    }
+
+    fn head(&self, task: TaskId, length: u64, checksum: u64) -> Vec<u8> {
         let mut head = Vec::with_capacity(HEAD);
         head.extend_from_slice(&MAGIC);
         head.extend_from_slice(&VERSION.to_le_bytes());
@@ -119,29 +189,43 @@ impl Spool {
         head.extend_from_slice(&task.0.to_le_bytes());
         head.extend_from_slice(&0_u32.to_le_bytes());
         head.extend_from_slice(&self.plan.0);
-        head.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-        head.extend_from_slice(&xxh3_64(bytes).to_le_bytes());
+        head.extend_from_slice(&length.to_le_bytes());
+        head.extend_from_slice(&checksum.to_le_bytes());
         head.extend_from_slice(&xxh3_64(&head).to_le_bytes());
         debug_assert_eq!(head.len(), HEAD);
         head
     }
 
+    /// The record of a task stands there from now on, or nowhere.
+    fn place(&self, shelf: &mut Shelf, task: TaskId, record: Option<Record>) {
+        let before = match record {
+            Some(record) => {
+                *shelf.wanted.entry(record.file).or_default() += 1;
+                shelf.records.insert(task, record)
+            }
+            None => shelf.records.remove(&task),
+        };
+        let Some(before) = before else { return };
+        if let Some(wanted) = shelf.wanted.get_mut(&before.file) {
+            *wanted -= 1;
+            if *wanted == 0 {
+                shelf.wanted.remove(&before.file);
+                self.sweep_file(shelf, before.file);
+            }
+        }
+    }
+
     /// What is on disk, when it is whole.
     fn load(&self, task: TaskId) -> Option<Bytes> {
-        let mut file = File::open(self.path(task)).ok()?;
-        let length = file.metadata().ok()?.len().checked_sub(HEAD as u64)?;
-        let mut head = [0; HEAD];
-        file.read_exact(&mut head).ok()?;
-        let mut bytes = BytesMut::zeroed(usize::try_from(length).ok()?).ok()?;
-        file.read_exact(bytes.as_bytes_mut()).ok()?;
-        let bytes = bytes.freeze();
-        // One comparison checks mark, versions, task, plan, length and checksums.
-        (head[..] == self.head(task, bytes.as_slice())).then_some(bytes)
+        let record = *locked(&self.shelf).records.get(&task)?;
+        let mut file = File::open(self.path(record.file)).ok()?;
+        let (found, _, block) = self.record(&mut file, record.at)?;
+        block.filter(|_| found == task)
     }
 
     /// All that is on disk.
     pub fn kept(&self) -> Vec<TaskId> {
-        locked(&self.kept).iter().copied().collect()
+        locked(&self.shelf).records.keys().copied().collect()
     }
 
     /// Can be read from now on; [`write`](Self::write) puts it on disk.
@@ -156,9 +240,6 @@ impl Spool {
             return Ok(());
         };
         let written = self.put(task, bytes.as_slice());
-        if written.is_ok() {
-            locked(&self.kept).insert(task);
-        }
         locked(&self.pending).remove(&task);
         written
     }
@@ -175,15 +256,37 @@ impl Spool {
     }
 
     fn put(&self, task: TaskId, bytes: &[u8]) -> io::Result<()> {
-        let temporary = self.folder.join(format!("{}.tmp", task.0));
-        let written = File::create(&temporary)
-            .and_then(|mut file| {
-                file.write_all(&self.head(task, bytes))?;
-                file.write_all(bytes)
-            })
-            .and_then(|()| fs::rename(&temporary, self.path(task)));
-        if written.is_err() {
-            let _ = fs::remove_file(&temporary);
+        let head = self.head(task, bytes.len() as u64, xxh3_64(bytes));
+        let mut shelf = locked(&self.shelf);
+        let (number, mut file, at) = match shelf.open.take() {
+            Some(open) => open,
+            None => {
+                let number = shelf.next;
+                let file = File::options()
+                    .write(true)
+                    .create_new(true)
+                    .open(self.path(number))?;
+                shelf.next += 1;
+                (number, file, 0)
+            }
+        };
+        // Readers do not wait for the disk. Who writes is one, and the same who forgets.
+        drop(shelf);
+        let written = file.write_all(&head).and_then(|()| file.write_all(bytes));
+        let mut shelf = locked(&self.shelf);
+        match written {
+            Ok(()) => {
+                let length = at + (HEAD + bytes.len()) as u64;
+                if length < FILE_BYTES {
+                    shelf.open = Some((number, file, length));
+                }
+                self.place(&mut shelf, task, Some(Record { file: number, at }));
+            }
+            Err(_) => {
+                // Half a record takes no room, and none is written behind it.
+                let _ = file.set_len(at);
+                self.sweep_file(&mut shelf, number);
+            }
         }
         written
     }
@@ -193,8 +296,7 @@ impl Spool {
         let pending = locked(&self.pending).get(&task).cloned();
         let bytes = match pending {
             Some(bytes) => bytes,
-            None if locked(&self.kept).contains(&task) => self.load(task)?,
-            None => return None,
+            None => self.load(task)?,
         };
         match range {
             None => Some(bytes),
@@ -205,9 +307,9 @@ impl Spool {
         }
     }
 
+    /// Nobody wants it any more. A later run may find it again.
     pub fn forget(&self, task: TaskId) {
-        locked(&self.kept).remove(&task);
-        let _ = fs::remove_file(self.path(task));
+        self.place(&mut locked(&self.shelf), task, None);
     }
 
     /// Forgets everything.
@@ -215,11 +317,15 @@ impl Spool {
         for task in self.kept() {
             self.forget(task);
         }
+        let mut shelf = locked(&self.shelf);
+        if let Some((number, ..)) = shelf.open.take() {
+            self.sweep_file(&mut shelf, number);
+        }
     }
 
     /// The job has ended well: nothing of it is needed any more.
     pub fn remove(&self) {
-        locked(&self.kept).clear();
+        *locked(&self.shelf) = Shelf::default();
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
@@ -266,17 +372,17 @@ mod tests {
         Spool::open(spools, PLAN).unwrap().expect("nobody has it")
     }
 
-    fn file(spools: &Path, task: u32) -> PathBuf {
+    fn file(spools: &Path, number: u32) -> PathBuf {
         spools
             .join(&PLAN.to_string()[..16])
-            .join(format!("{task}.kept"))
+            .join(format!("{number}.kept"))
     }
 
     /// What stands on disk for it.
     fn kept(content: &[u8]) -> Vec<u8> {
         let spools = tempfile::tempdir().unwrap();
         open(spools.path()).keep(TaskId(1), bytes(content)).unwrap();
-        fs::read(file(spools.path(), 1)).unwrap()
+        fs::read(file(spools.path(), 0)).unwrap()
     }
 
     #[test]
@@ -290,6 +396,7 @@ mod tests {
         spool.keep(TaskId(7), bytes(b"")).unwrap();
         spool.keep(TaskId(9), bytes(b"nine")).unwrap();
         spool.forget(TaskId(9));
+        assert_eq!(spool.read(TaskId(9), None), None);
         assert!(
             Spool::open(spools.path(), PLAN).unwrap().is_none(),
             "two runs of a plan do not share a spool"
@@ -297,11 +404,11 @@ mod tests {
         drop(spool);
         let other = Spool::open(spools.path(), ContentHash([6; 32])).unwrap();
         assert_eq!(other.expect("nobody has it").kept(), []);
+        // What was forgotten may be there again as long as its file is: it is what it was.
         let spool = open(spools.path());
-        assert_eq!(spool.kept(), [TaskId(3), TaskId(7)]);
+        assert_eq!(spool.kept(), [TaskId(3), TaskId(7), TaskId(9)]);
         assert_eq!(spool.read(TaskId(3), Some((1, 3))).unwrap(), bytes(b"hr"));
         assert_eq!(spool.read(TaskId(3), Some((1, 6))), None);
-        assert_eq!(spool.read(TaskId(9), None), None);
         spool.remove();
         drop(spool);
         assert_eq!(open(spools.path()).kept(), []);
@@ -311,10 +418,9 @@ mod tests {
     fn what_is_damaged_is_not_there() {
         let content: Vec<u8> = (0..100).collect();
         type Harm = fn(&mut Vec<u8>);
-        let harms: [(&str, Harm); 7] = [
+        let harms: [(&str, Harm); 6] = [
             ("truncated", |b| b.truncate(150)),
             ("only a piece of its head", |b| b.truncate(30)),
-            ("longer", |b| b.push(0)),
             ("a byte of the block", |b| b[HEAD + 50] ^= 1),
             ("a byte of the plan", |b| b[20] ^= 1),
             ("another version", |b| b[4] += 1),
@@ -325,7 +431,7 @@ mod tests {
             open(spools.path())
                 .keep(TaskId(1), bytes(&content))
                 .unwrap();
-            let path = file(spools.path(), 1);
+            let path = file(spools.path(), 0);
             let mut on_disk = fs::read(&path).unwrap();
             harm(&mut on_disk);
             fs::write(&path, on_disk).unwrap();
@@ -341,8 +447,58 @@ mod tests {
         let spools = tempfile::tempdir().unwrap();
         let spool = open(spools.path());
         spool.keep(TaskId(1), bytes(b"content")).unwrap();
-        fs::write(file(spools.path(), 1), b"something else").unwrap();
+        fs::write(file(spools.path(), 0), b"something else").unwrap();
         assert_eq!(spool.read(TaskId(1), None), None);
+    }
+
+    #[test]
+    fn a_damaged_block_or_a_record_cut_off_hides_no_other() {
+        let spools = tempfile::tempdir().unwrap();
+        let spool = open(spools.path());
+        for task in 1..=3 {
+            spool.keep(TaskId(task), bytes(&[task as u8; 50])).unwrap();
+        }
+        // Again, and that is what counts.
+        spool.keep(TaskId(1), bytes(b"anew")).unwrap();
+        spool.keep(TaskId(4), bytes(&[4; 50])).unwrap();
+        drop(spool);
+        let path = file(spools.path(), 0);
+        let mut on_disk = fs::read(&path).unwrap();
+        on_disk[2 * HEAD + 50 + 10] ^= 1;
+        on_disk.truncate(on_disk.len() - 1);
+        fs::write(&path, on_disk).unwrap();
+        let spool = open(spools.path());
+        assert_eq!(spool.kept(), [TaskId(1), TaskId(3)]);
+        assert_eq!(spool.read(TaskId(1), None), Some(bytes(b"anew")));
+        // What is written now stands in another file, and is found beside the old one.
+        spool.keep(TaskId(2), bytes(b"two")).unwrap();
+        drop(spool);
+        let spool = open(spools.path());
+        assert_eq!(spool.kept(), [TaskId(1), TaskId(2), TaskId(3)]);
+        assert_eq!(spool.read(TaskId(2), None), Some(bytes(b"two")));
+        assert_eq!(spool.read(TaskId(3), None), Some(bytes(&[3; 50])));
+    }
+
+    #[test]
+    fn a_file_goes_with_the_last_that_was_wanted_of_it() {
+        let spools = tempfile::tempdir().unwrap();
+        let spool = open(spools.path());
+        let block = bytes(&vec![1; FILE_BYTES as usize / 3]);
+        for task in 0..12 {
+            spool.keep(TaskId(task), block.clone()).unwrap();
+            if task >= 2 {
+                spool.forget(TaskId(task - 2));
+            }
+            let files = fs::read_dir(file(spools.path(), 0).parent().unwrap());
+            let files = files.unwrap().count() - 1;
+            assert!(files <= 2, "{files} files after {task}");
+        }
+        assert_eq!(spool.kept(), [TaskId(10), TaskId(11)]);
+        spool.keep(TaskId(12), bytes(b"small")).unwrap();
+        spool.clear();
+        assert_eq!(spool.kept(), []);
+        drop(spool);
+        assert_eq!(open(spools.path()).kept(), []);
     }
 
     #[test]
@@ -379,9 +535,9 @@ mod tests {
             let spools = tempfile::tempdir().unwrap();
             let spool = open(spools.path());
             spool.keep(TaskId(1), bytes(b"content")).unwrap();
-            fs::write(file(spools.path(), 1), &on_disk).unwrap();
+            fs::write(file(spools.path(), 0), &on_disk).unwrap();
             let (read, most) = largest_allocation(|| spool.read(TaskId(1), None));
-            let whole = on_disk == kept(b"content");
+            let whole = on_disk.starts_with(&kept(b"content"));
             prop_assert_eq!(read, whole.then(|| bytes(b"content")));
             prop_assert!(most <= 64 << 10, "{} bytes at once", most);
         }

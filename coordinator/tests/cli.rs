@@ -1052,10 +1052,28 @@ fn kept(place: &Place) -> u32 {
         .flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten())
         .filter_map(|file| {
             let name = file.file_name().into_string().ok()?;
-            name.strip_suffix(".kept")?.parse().ok()
+            name.strip_suffix(".kept").map(|_| file.path())
         })
+        .filter_map(|path| fs::read(path).ok())
+        .flat_map(|records| tasks_of(&records))
         .max()
         .unwrap_or(0)
+}
+
+/// The tasks of whole records of a spool's file.
+#[cfg(unix)]
+fn tasks_of(mut records: &[u8]) -> Vec<u32> {
+    let mut tasks = Vec::new();
+    while let Some((head, rest)) = records.split_at_checked(72) {
+        let task = u32::from_le_bytes(head[8..12].try_into().unwrap());
+        let length = u64::from_le_bytes(head[48..56].try_into().unwrap());
+        let Some((_, rest)) = rest.split_at_checked(length as usize) else {
+            break;
+        };
+        tasks.push(task);
+        records = rest;
+    }
+    tasks
 }
 
 #[test]

@@ -17,7 +17,7 @@ use shared::{
     },
     svd::{
         Precision, Shape, Slice, SvdWork,
-        krylov::{GUARD, KrylovWork, REFILL, Random, RitzLayout, START},
+        krylov::{GUARD, KrylovWork, REFILL, Random, RitzLayout, START, Step},
         layout::{Panels, f64s},
         polish::{PolishWork, Polished},
     },
@@ -87,7 +87,7 @@ mod hexadecimal {
 pub const GROUP: u32 = 16;
 /// The estimate after each read is to be this much better than the tolerance: the last read, in `f64`, decides.
 const MARGIN: f64 = 0.97;
-/// The small eigenproblem is solved after so many reads at least.
+/// So many reads, or more where many have been taken, may lie between two solutions of the small eigenproblem.
 const STEPS_MAX: u32 = 4;
 /// Of theta_1: what lies below cannot be told from rounding of reads in that precision.
 pub(super) fn blind_below(precision: Precision) -> f64 {
@@ -105,6 +105,11 @@ fn ended_below(precision: Precision) -> f64 {
 }
 /// A basis that was nearly orthonormal when scaled has eigenvalues above this; below, two split reads are taken.
 const LAMBDA_MIN: f64 = 0.25;
+
+/// Operations of the small eigenproblem.
+fn solve_cost(d: u32) -> u64 {
+    9 * u64::from(d).pow(3)
+}
 
 impl KrylovSpec {
     /// l for k triplets.
@@ -180,6 +185,21 @@ struct End {
     signs: TaskId,
 }
 
+/// What a read has found out for T.
+struct Found {
+    step: Step,
+    /// C1, C2, R1, R2 of [`KrylovWork::Ritz`]
+    parts: [Input; 4],
+    checkpoint: u16,
+    stage: u16,
+}
+
+impl Found {
+    fn tasks(&self) -> impl Iterator<Item = TaskId> {
+        self.parts.iter().filter_map(task_of)
+    }
+}
+
 /// Decides what comes next.
 pub struct Pilot {
     pub(super) ground: Ground,
@@ -194,7 +214,10 @@ pub struct Pilot {
     /// The arrays that T speaks of, and the next one, which does not stand in T yet.
     pub(super) basis: Vec<Array>,
     next: Array,
+    /// T when it was last solved, and its columns.
     t: Option<(Input, TaskId, u32)>,
+    /// What reads since then have found out.
+    found: Vec<Found>,
     state_checkpoint: Option<u16>,
     /// The last solved state.
     pub(super) solved: Option<(TaskId, RitzLayout)>,
@@ -210,9 +233,11 @@ pub struct Pilot {
     lacks_energy: Option<f64>,
 }
 
-/// Row slices of the Krylov method's arrays: at least 2,048 rows, and no more than 512 slices where that allows it.
+/// Row slices of the Krylov method's arrays: of 2,048 rows, and no more than 512 where that allows it; of few rows, so many
+/// that two cores have the same to do.
 pub fn tall_slices(columns: u64) -> Vec<Slice> {
-    let rows = columns.div_ceil(512).next_multiple_of(1024).max(2048);
+    let least = if columns <= 8192 { 1024 } else { 2048 };
+    let rows = columns.div_ceil(512).next_multiple_of(1024).max(least);
     (0..columns.div_ceil(rows))
         .map(|s| Slice {
             first: s * rows,
@@ -226,7 +251,8 @@ impl Pilot {
     pub fn new(ground: Ground, spec: KrylovSpec, sides: Sides, start: Option<&[Input]>) -> Self {
         let mut pilot = Self::idle(ground, spec, sides);
         pilot.start(start);
-        pilot.read(true);
+        pilot.read();
+        pilot.solve();
         pilot.hold();
         pilot
     }
@@ -256,6 +282,7 @@ impl Pilot {
             basis: Vec::new(),
             next: Array::default(),
             t: None,
+            found: Vec::new(),
             state_checkpoint: None,
             solved: None,
             ahead: false,
@@ -364,6 +391,7 @@ impl Pilot {
                 let arrays = self.basis.iter().chain([&self.next]);
                 held.extend(arrays.flat_map(|a| a.tasks.iter().copied()));
                 held.extend(self.t.map(|(_, task, _)| task));
+                held.extend(self.found.iter().flat_map(Found::tasks));
                 held.extend(self.solved.map(|(task, _)| task));
             }
             Awaited::Verdict { end, .. } => {
@@ -458,11 +486,12 @@ impl Pilot {
                 return Err(self.too_little_energy(d, known / squares));
             }
             _ => {
-                let mut count = match worst {
+                let (count, enough) = match worst {
                     Some(worst) => self.steps_ahead(worst, tolerance),
-                    None => (goal.saturating_sub(d as u32))
-                        .div_ceil(self.next.width)
-                        .max(1),
+                    None => (
+                        goal.saturating_sub(d as u32).div_ceil(self.next.width),
+                        false,
+                    ),
                 };
                 if full {
                     self.restart(room.min(d) as u32);
@@ -470,51 +499,73 @@ impl Pilot {
                 let fits = (self.basis_max().saturating_sub(self.d())) / self.next.width;
                 let after = self.reads + 1 + self.lifts();
                 let left = self.spec.tolerance.max_reads.saturating_sub(after);
-                count = count.min(fits).min(left).max(1);
+                let count = count.min(fits).min(left).max(1);
                 // The read that has been planned already is one of them.
-                count = (count - u32::from(ahead)).max(1);
                 self.ahead = false;
-                for step in 0..count {
-                    self.read(step + 1 == count);
+                for _ in u32::from(ahead)..count {
+                    self.read();
                 }
-                self.read_ahead();
+                self.solve();
+                if !enough {
+                    self.read_ahead();
+                }
             }
         }
         Ok(())
     }
 
+    /// Operations of a read for a basis of so many columns.
+    fn read_cost(&self, d: u32) -> u64 {
+        let width = u64::from(self.next.width);
+        let nnz: u64 = self.ground.blocks.iter().map(|b| b.nnz).sum();
+        4 * nnz * width + 8 * self.ground.columns * u64::from(d) * width
+    }
+
     /// Where the small eigenproblem takes longer than a read, the next read is not made to wait for what it says; if that is
     /// the end, the read was for nothing.
     fn read_ahead(&mut self) {
-        let (d, width) = (u64::from(self.d()), u64::from(self.next.width));
-        let nnz: u64 = self.ground.blocks.iter().map(|b| b.nnz).sum();
-        let read = 4 * nnz * width + 8 * self.ground.columns * d * width;
-        let room = d + 2 * width <= u64::from(self.basis_max());
+        let (d, width) = (self.d(), self.next.width);
+        let room = d + 2 * width <= self.basis_max();
         let last = self.reads + 2 + self.lifts() >= self.spec.tolerance.max_reads;
-        if 9 * d.pow(3) > read && room && !last {
-            self.read(false);
+        if solve_cost(d) > self.read_cost(d) && room && !last {
+            self.read();
             self.ahead = true;
         }
     }
 
-    /// Reads until the tolerance is worth looking for again, by how fast the error has fallen since the mark before.
-    fn steps_ahead(&self, worst: f64, tolerance: f64) -> u32 {
+    /// Reads until the tolerance is worth looking for again, and whether it is expected to be met then, by how fast the error has fallen since the mark before, and by
+    /// how it falls in a basis that grows: its logarithm about as the square of the reads.
+    ///
+    /// What is one read too many costs a read, what is one too few a solution of the small eigenproblem: the dearer of both
+    /// is avoided.
+    fn steps_ahead(&self, worst: f64, tolerance: f64) -> (u32, bool) {
         let before = self.marks.iter().rev().skip(1).find_map(|mark| {
             mark.worst
                 .filter(|w| w.is_finite())
                 .map(|worst| (mark.reads, worst))
         });
         let (Some((reads, before)), true) = (before, worst.is_finite()) else {
-            return 2;
+            return (2, false);
         };
         let now = self.marks.last().map_or(self.reads, |mark| mark.reads);
         let fallen = (before / worst).ln() / f64::from((now - reads).max(1));
         if fallen <= 0.0 {
-            return 2;
+            return (2, false);
         }
-        // It falls faster the further it is, so a little less than that many.
-        let left = (worst / (MARGIN * tolerance)).ln() / fallen;
-        ((0.75 * left) as u32).clamp(1, STEPS_MAX)
+        let goal = MARGIN * tolerance;
+        let mut left = (worst / goal).ln() / fallen;
+        if worst < 1.0 {
+            left = left.min(f64::from(now) * ((goal.ln() / worst.ln()).sqrt() - 1.0));
+        }
+        let far = self.d() + left as u32 * self.next.width;
+        let d = far.min(self.basis_max());
+        if solve_cost(d) > self.read_cost(d) {
+            let count = (left.ceil() as u32).clamp(1, now.max(STEPS_MAX));
+            (count, f64::from(count) >= left)
+        } else {
+            let count = ((0.75 * left) as u32).clamp(1, (now / 2).max(STEPS_MAX));
+            (count, false)
+        }
     }
 
     fn too_little_energy(&self, d: usize, share: f64) -> Failure {
@@ -561,7 +612,8 @@ impl Pilot {
                 (false, Precision::F32) => self.join(&end.v, None),
             };
             self.begin_in_f64(next);
-            self.read(true);
+            self.read();
+            self.solve();
         }
     }
 
@@ -590,7 +642,7 @@ impl Pilot {
     }
 
     /// One read, and what is new of it as the next block of the basis.
-    fn read(&mut self, solve: bool) {
+    fn read(&mut self) {
         self.reads += 1;
         self.steps += 1;
         let width = self.next.width;
@@ -627,28 +679,43 @@ impl Pilot {
         };
         self.next = self.keep(array, Vec::new());
 
-        let before = d - width;
-        let keep = if solve { self.ritz_keep(d) } else { 0 };
-        let layout = RitzLayout::of(d as usize, width as usize, keep as usize);
+        let parts = [c1, c2, r1, r2];
+        let mut tasks: Vec<TaskId> = parts.iter().filter_map(task_of).collect();
+        tasks.sort_unstable();
+        tasks.dedup();
+        let found = Found {
+            step: Step { local, width },
+            parts,
+            checkpoint: self.checkpoint(tasks, Vec::new()),
+            stage,
+        };
+        self.found.push(found);
+    }
+
+    /// The eigenvalues of T with all that reads have found out.
+    fn solve(&mut self) {
+        let d = self.d();
+        let keep = self.ritz_keep(d);
+        let layout = RitzLayout::of(d as usize, keep as usize);
+        let found = std::mem::take(&mut self.found);
+        let stage = found.last().map_or(0, |found| found.stage);
         let mut inputs: Vec<Input> = self.t.iter().map(|(t, ..)| *t).collect();
-        inputs.extend([c1, c2, r1, r2]);
+        inputs.extend(found.iter().flat_map(|found| found.parts));
         let work = KrylovWork::Ritz {
-            before,
-            local,
-            width,
+            before: self.t.map_or(0, |(.., columns)| columns),
+            steps: found.iter().map(|found| found.step).collect(),
             keep,
         };
-        let cost = if solve { 9 * u64::from(d).pow(3) } else { 1 };
-        let ritz = self.add(work, inputs, layout.total(), cost, stage);
-        let range = |range| Input::Result {
-            task: ritz,
-            range: Some(range),
+        let task = self.add(work, inputs, layout.total(), solve_cost(d), stage);
+        let t = Input::Result {
+            task,
+            range: Some(layout.t()),
         };
-        self.t = Some((range(layout.t()), ritz, d));
-        self.checkpoint_state(ritz);
-        if solve {
-            self.report(ritz, layout, stage);
-        }
+        self.t = Some((t, task, d));
+        let mut supersedes: Vec<u16> = found.iter().map(|found| found.checkpoint).collect();
+        supersedes.extend(self.state_checkpoint);
+        self.state_checkpoint = Some(self.checkpoint(vec![task], supersedes));
+        self.report(task, layout, stage);
     }
 
     /// The second round where rounding is that of f32 anyway: the triangle of Q - X C follows from C alone. Also C and that
@@ -754,6 +821,7 @@ impl Pilot {
         if std::mem::take(&mut self.ahead) {
             supersedes.extend(self.basis.pop().and_then(|array| array.checkpoint));
         }
+        supersedes.extend(self.found.drain(..).map(|found| found.checkpoint));
         let keep_of = layout.keep as u32;
         let vectors = Input::Result {
             task: ritz,
@@ -858,13 +926,15 @@ impl Pilot {
         let (next, _) = self.orthonormal(&v.slices, v.width, Precision::F64, stage);
         let next = self.keep(next, v.checkpoint.into_iter().collect());
         self.begin_in_f64(next);
-        self.read(true);
+        self.read();
+        self.solve();
     }
 
     fn begin_in_f64(&mut self, next: Array) {
         self.precision = Precision::F64;
         self.basis.clear();
         self.t = None;
+        self.found.clear();
         self.solved = None;
         self.next = next;
     }

@@ -5,12 +5,20 @@
 //! Everything is computed by `faer` on one thread: the number of threads cannot change a bit. Another instruction set can.
 
 use faer::{
-    Accum, Mat, MatMut, MatRef, Par,
+    Accum, Conj, Mat, MatMut, MatRef, Par,
     diag::Diag,
     dyn_stack::{MemBuffer, MemStack},
     linalg::{
-        evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch},
+        evd::{
+            ComputeEigenvectors, self_adjoint_evd_scratch, tridiag::tridiag_in_place,
+            tridiagonal_self_adjoint_evd,
+        },
+        householder::{
+            apply_block_householder_sequence_on_the_left_in_place_scratch,
+            apply_block_householder_sequence_on_the_left_in_place_with_conj,
+        },
         matmul,
+        qr::no_pivoting::factor::recommended_block_size,
     },
 };
 
@@ -100,25 +108,27 @@ fn add_product(rows: usize, x: &[Tall<'_>], c: &[f64], width: usize, sign: f64, 
     }
 }
 
-/// A = W diag(values) W^T.
+/// A = W diag(values) W^T, or the first columns of W.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Eigen {
     /// n, descending
     pub values: Vec<f64>,
-    /// n x n, row-major, orthonormal columns
+    /// n x keep, row-major, orthonormal columns: those of the largest eigenvalues
     pub vectors: Vec<f64>,
 }
 
-/// Eigenvalues and eigenvectors of a symmetric matrix.
+/// All eigenvalues of a symmetric matrix, and the eigenvectors of the `keep` largest.
 ///
 /// Shapes: `a` is n x n; its lower half is read.
-/// Method: tridiagonalization, then divide and conquer.
-/// Cost: about 9 * n^3 operations.
+/// Method: Householder reflections to tridiagonal form, then divide and conquer (Golub, Van Loan, 4th ed., 8.3 and 8.4);
+/// only the vectors that are kept are transformed back.
+/// Cost: about 5 * n^3 + 4 * n^2 * keep operations, 4/3 * n^3 of them a column at a time.
 /// Reproducibility: a function of the arguments, on one instruction set. Signs are as they come.
 /// Errors: entries that are not finite; no convergence.
-/// Panics: when `a` has another size.
-pub fn eigen(n: usize, a: &[f64]) -> Result<Eigen, WorkError> {
+/// Panics: when `a` has another size, or fewer columns than `keep`.
+pub fn eigen(n: usize, a: &[f64], keep: usize) -> Result<Eigen, WorkError> {
     assert_eq!(a.len(), n * n, "a symmetric matrix should be {n} x {n}");
+    assert!(keep <= n, "{keep} eigenvectors of {n}");
     let failed =
         |why: &str| WorkError::Numbers(format!("eigenvalues of a {n} x {n} matrix: {why}"));
     if !a.iter().all(|x| x.is_finite()) {
@@ -130,26 +140,62 @@ pub fn eigen(n: usize, a: &[f64]) -> Result<Eigen, WorkError> {
             vectors: Vec::new(),
         });
     }
-    let mut u = Mat::<f64>::zeros(n, n);
-    let mut s = Diag::<f64>::zeros(n);
+    // What the whole takes is enough for each of its parts.
     let need =
         self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, Par::Seq, Default::default());
+    let mut room = MemBuffer::new(need);
     // A copy, so that its place in memory is `faer`'s own choice.
-    let own = MatRef::from_row_major_slice(a, n, n).to_owned();
-    self_adjoint_evd(
-        own.as_ref(),
-        s.as_mut(),
-        Some(u.as_mut()),
+    let mut reflections = MatRef::from_row_major_slice(a, n, n).to_owned();
+    let height = recommended_block_size::<f64>(n, n);
+    let mut factors = Mat::<f64>::zeros(height, n - 1);
+    tridiag_in_place(
+        reflections.as_mut(),
+        factors.as_mut(),
         Par::Seq,
-        MemStack::new(&mut MemBuffer::new(need)),
+        MemStack::new(&mut room),
+        Default::default(),
+    );
+    let mut middle = Diag::<f64>::zeros(n);
+    let mut beside = Diag::<f64>::zeros(n);
+    for i in 0..n {
+        middle[i] = reflections[(i, i)];
+        if i + 1 < n {
+            beside[i] = reflections[(i + 1, i)];
+        }
+    }
+    let mut values = Diag::<f64>::zeros(n);
+    let mut all = (keep > 0).then(|| Mat::<f64>::zeros(n, n));
+    tridiagonal_self_adjoint_evd(
+        middle.as_ref(),
+        beside.as_ref(),
+        values.as_mut(),
+        all.as_mut().map(|all| all.as_mut()),
+        Par::Seq,
+        MemStack::new(&mut room),
         Default::default(),
     )
     .map_err(|why| failed(&format!("{why:?}")))?;
-    let values: Vec<f64> = (0..n).rev().map(|i| s.column_vector()[i]).collect();
-    let mut vectors = vec![0.0; n * n];
-    for (i, row) in vectors.chunks_exact_mut(n).enumerate() {
-        for (j, to) in row.iter_mut().enumerate() {
-            *to = u[(i, n - 1 - j)];
+    let values: Vec<f64> = (0..n).rev().map(|i| values.column_vector()[i]).collect();
+    let mut vectors = vec![0.0; n * keep];
+    if let Some(all) = &mut all {
+        let mut kept = all.as_mut().subcols_mut(n - keep, keep);
+        let need = apply_block_householder_sequence_on_the_left_in_place_scratch::<f64>(
+            n - 1,
+            height,
+            keep,
+        );
+        apply_block_householder_sequence_on_the_left_in_place_with_conj(
+            reflections.as_ref().submatrix(1, 0, n - 1, n - 1),
+            factors.as_ref(),
+            Conj::No,
+            kept.as_mut().subrows_mut(1, n - 1),
+            Par::Seq,
+            MemStack::new(&mut MemBuffer::new(need)),
+        );
+        for (i, row) in vectors.chunks_exact_mut(keep).enumerate() {
+            for (j, to) in row.iter_mut().enumerate() {
+                *to = kept[(i, keep - 1 - j)];
+            }
         }
     }
     if !values.is_sorted_by(|a, b| a >= b) || !vectors.iter().all(|x| x.is_finite()) {
@@ -262,7 +308,7 @@ mod tests {
                     a[i * n + j] = f64::from(u8::from(i == j)) - 2.0 * v[i] * v[j] / square;
                 }
             }
-            let eigen = eigen(n, &a).unwrap();
+            let eigen = eigen(n, &a, n).unwrap();
             for (i, &value) in eigen.values.iter().enumerate() {
                 let exact = if i + 1 == n { -1.0 } else { 1.0 };
                 assert!((value - exact).abs() < 1e-13);
@@ -278,6 +324,6 @@ mod tests {
                 }
             }
         }
-        assert!(eigen(1, &[f64::NAN]).is_err());
+        assert!(eigen(1, &[f64::NAN], 1).is_err());
     }
 }

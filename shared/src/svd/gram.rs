@@ -34,7 +34,7 @@ pub enum GramWork {
         rows: u32,
     },
     /// Shifts i16[wide], all parts of C (, map of a [`View`](crate::matrix::facts::View), which makes n of `wide` columns) ->
-    /// eigenvalues theta f64[n], descending, as many zeros, the first `keep` eigenvectors f64[n x keep].
+    /// eigenvalues theta f64[n], descending, zeros f64[keep], the first `keep` eigenvectors f64[n x keep].
     Eigen { columns: u32, wide: u32, keep: u32 },
 }
 
@@ -183,15 +183,12 @@ fn eigen(columns: u32, wide: u32, keep: usize, inputs: &[Bytes]) -> Result<Bytes
         c = Map::read(inputs.bytes()?, n)?.around(&c);
     }
     exactly(&c, n * n)?;
-    let tall::Eigen { values, vectors } = tall::eigen(n, &c)?;
+    let tall::Eigen { values, vectors } = tall::eigen(n, &c, keep)?;
     drop(c);
-    let mut out = BytesMut::zeroed_for::<f64>(2 * n + n * keep)?;
+    let mut out = BytesMut::zeroed_for::<f64>(n + keep + n * keep)?;
     let numbers = out.numbers_mut::<f64>();
     numbers[..n].copy_from_slice(&values);
-    let rows = numbers[2 * n..].chunks_exact_mut(keep);
-    for (to, from) in rows.zip(vectors.chunks_exact(n)) {
-        to.copy_from_slice(&from[..keep]);
-    }
+    numbers[n + keep..].copy_from_slice(&vectors);
     Ok(out.freeze())
 }
 

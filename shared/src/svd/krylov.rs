@@ -47,6 +47,14 @@ pub const START: u32 = 2;
 pub const REFILL: u32 = 3;
 pub const GUARD: u32 = 4;
 
+/// What T gains by one read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Step {
+    /// Columns of X before the read that the first round of Gram-Schmidt was against, the block that was read among them.
+    pub local: u32,
+    pub width: u32,
+}
+
 /// Random columns that are uniform in (-1, 1) / 2^ceil(log2 sqrt n), so none is longer than 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Random {
@@ -139,15 +147,14 @@ pub enum KrylovWork {
         held: Precision,
         out: Precision,
     },
-    /// (T before f64[d0 x d0],) C1 f64[local x w], C2 f64[d x w], R1, R2 f64[w x w] -> T f64[d x d], R f64[w x w]; with `keep`,
-    /// then theta f64[d], the residuals f64[d] and the first `keep` eigenvectors f64[d x keep].
+    /// (T before f64[d0 x d0],) and of each read since C1 f64[local x w], C2 f64[d x w], R1, R2 f64[w x w] -> T f64[d x d],
+    /// theta f64[d], residuals f64[keep] and eigenvectors f64[d x keep] of the first `keep`.
     ///
     /// H = C1 + C2 R1 and R = R2 R1, for the two rounds of Gram-Schmidt. The first round is against the last `local` columns
     /// of X only: by the recurrence there is nothing else but rounding, which the second round takes away.
     Ritz {
         before: u32,
-        local: u32,
-        width: u32,
+        steps: Vec<Step>,
         keep: u32,
     },
     /// Eigenvalues theta f64[d] -> diag(theta) of the first `keep`: T after a restart.
@@ -299,16 +306,9 @@ impl KrylovWork {
             }
             Self::Ritz {
                 before,
-                local,
-                width,
+                steps,
                 keep,
-            } => ritz(
-                *before as usize,
-                *local as usize,
-                *width as usize,
-                *keep as usize,
-                inputs,
-            ),
+            } => ritz(*before as usize, steps, *keep as usize, inputs),
             Self::Restart { length, keep } => {
                 let theta = Inputs::of(inputs).numbers::<f64>(*length as usize)?;
                 let keep = *keep as usize;
@@ -567,72 +567,64 @@ fn panel_of<S: Real, T: Real>(
 
 fn ritz(
     before: usize,
-    local: usize,
-    width: usize,
+    steps: &[Step],
     keep: usize,
     inputs: &[Bytes],
 ) -> Result<Bytes, WorkError> {
-    let d = before + width;
+    let d = before + steps.iter().map(|s| s.width as usize).sum::<usize>();
     let mut inputs = Inputs::of(inputs);
-    let old: &[f64] = if before > 0 {
-        inputs.numbers(before * before)?
-    } else {
-        &[]
-    };
-    let first = inputs.numbers::<f64>(local * width)?;
-    let second = inputs.numbers::<f64>(d * width)?;
-    let r1 = inputs.numbers::<f64>(width * width)?;
-    let r2 = inputs.numbers::<f64>(width * width)?;
-    let mut h = dense::multiply::<f64, f64>(d, width, width, second, r1);
-    for (h, first) in h[(d - local) * width..].iter_mut().zip(first) {
-        *h += first;
-    }
-    let r = dense::multiply::<f64, f64>(width, width, width, r2, r1);
-    let mut t = vec![0.0; d * d];
-    for (to, from) in t.chunks_exact_mut(d).zip(old.chunks_exact(before.max(1))) {
-        to[..before].copy_from_slice(from);
-    }
-    for i in 0..before {
-        for j in 0..width {
-            let x = h[i * width + j];
-            t[i * d + before + j] = x;
-            t[(before + j) * d + i] = x;
+    let layout = RitzLayout::of(d, keep);
+    let mut out = BytesMut::zeroed(layout.total() as usize)?;
+    let (t, rest) = out.numbers_mut::<f64>().split_at_mut(d * d);
+    if before > 0 {
+        let old = inputs.numbers::<f64>(before * before)?;
+        for (to, from) in t.chunks_exact_mut(d).zip(old.chunks_exact(before)) {
+            to[..before].copy_from_slice(from);
         }
     }
-    // What rounding left of symmetry.
-    for i in 0..width {
-        for j in 0..width {
-            let mean = (h[(before + i) * width + j] + h[(before + j) * width + i]) / 2.0;
-            t[(before + i) * d + before + j] = mean;
+    let mut known = before;
+    let mut last = Vec::new();
+    for step in steps {
+        let (local, width) = (step.local as usize, step.width as usize);
+        let first = inputs.numbers::<f64>(local * width)?;
+        let second = inputs.numbers::<f64>((known + width) * width)?;
+        let r1 = inputs.numbers::<f64>(width * width)?;
+        let r2 = inputs.numbers::<f64>(width * width)?;
+        let mut h = dense::multiply::<f64, f64>(known + width, width, width, second, r1);
+        for (h, first) in h[(known + width - local) * width..].iter_mut().zip(first) {
+            *h += first;
         }
-    }
-    let mut out = t;
-    let residuals_of = |eigen: &tall::Eigen| {
-        // R times the last rows of the eigenvectors.
-        let last = &eigen.vectors[before * d..];
-        let product = dense::multiply::<f64, f64>(width, width, d, &r, last);
-        (0..d)
-            .map(|i| {
-                let squares: f64 = product.iter().skip(i).step_by(d).map(|x| x * x).sum();
-                squares.sqrt()
-            })
-            .collect::<Vec<f64>>()
-    };
-    let solved = if keep > 0 {
-        Some(tall::eigen(d, &out)?)
-    } else {
-        None
-    };
-    let residuals = solved.as_ref().map(residuals_of);
-    out.extend_from_slice(&r);
-    if let (Some(eigen), Some(residuals)) = (solved, residuals) {
-        out.extend_from_slice(&eigen.values);
-        out.extend_from_slice(&residuals);
-        for row in eigen.vectors.chunks_exact(d) {
-            out.extend_from_slice(&row[..keep]);
+        for (i, h) in h.chunks_exact(width).enumerate().take(known) {
+            for (j, &x) in h.iter().enumerate() {
+                t[i * d + known + j] = x;
+                t[(known + j) * d + i] = x;
+            }
         }
+        // What rounding left of symmetry.
+        let own = &h[known * width..];
+        for i in 0..width {
+            for j in 0..width {
+                let mean = (own[i * width + j] + own[j * width + i]) / 2.0;
+                t[(known + i) * d + known + j] = mean;
+            }
+        }
+        known += width;
+        last = dense::multiply::<f64, f64>(width, width, width, r2, r1);
     }
-    Bytes::from_numbers(&out)
+    let eigen = tall::eigen(d, t, keep)?;
+    // R times the last rows of the eigenvectors.
+    let width = steps.last().map_or(0, |step| step.width as usize);
+    let rows = &eigen.vectors[(d - width) * keep..];
+    let outside = dense::multiply::<f64, f64>(width, width, keep, &last, rows);
+    let (theta, rest) = rest.split_at_mut(d);
+    let (residuals, vectors) = rest.split_at_mut(keep);
+    theta.copy_from_slice(&eigen.values);
+    for (i, residual) in residuals.iter_mut().enumerate() {
+        let column = outside.iter().skip(i).step_by(keep);
+        *residual = column.map(|x| x * x).sum::<f64>().sqrt();
+    }
+    vectors.copy_from_slice(&eigen.vectors);
+    Ok(out.freeze())
 }
 
 fn rotate(
@@ -673,11 +665,11 @@ pub struct RitzLayout {
 }
 
 impl RitzLayout {
-    /// T f64[d x d] and R f64[w x w] come first.
-    pub fn of(d: usize, width: usize, keep: usize) -> Self {
+    /// T f64[d x d] comes first.
+    pub fn of(d: usize, keep: usize) -> Self {
         Self {
             d,
-            head: d * d + width * width,
+            head: d * d,
             keep,
         }
     }
@@ -687,7 +679,6 @@ impl RitzLayout {
         ((from * number) as u64, ((from + count) * number) as u64)
     }
 
-    /// T
     pub fn t(self) -> (u64, u64) {
         Self::bytes(0, self.d * self.d)
     }
@@ -698,19 +689,14 @@ impl RitzLayout {
 
     /// theta, then the residuals
     pub fn told(self) -> (u64, u64) {
-        Self::bytes(self.head, 2 * self.d)
+        Self::bytes(self.head, self.d + self.keep)
     }
 
     pub fn vectors(self) -> (u64, u64) {
-        Self::bytes(self.head + 2 * self.d, self.d * self.keep)
+        Self::bytes(self.head + self.d + self.keep, self.d * self.keep)
     }
 
     pub fn total(self) -> u64 {
-        let numbers = if self.keep > 0 {
-            self.head + 2 * self.d + self.d * self.keep
-        } else {
-            self.head
-        };
-        (numbers * size_of::<f64>()) as u64
+        self.vectors().1
     }
 }
