@@ -166,16 +166,15 @@ impl Spool {
         let mut bytes = BytesMut::unwritten(usize::try_from(length).ok()?).ok()?;
         file.read_exact(bytes.as_bytes_mut()).ok()?;
         let whole = xxh3_64(bytes.as_bytes()) == field(56);
-        Some((
-            task,
-            HEAD as u64 + length,
-            whole.then(|| bytes.freeze()),
-        ))
+        Some((task, HEAD as u64 + length, whole.then(|| bytes.freeze())))
     }
 
     /// A file that nobody wants anything of goes, unless it is still written.
     fn sweep_file(&self, shelf: &mut Shelf, number: u32) {
-        let is_open = shelf.open.as_ref().is_some_and(|(open, ..)| *open == number);
+        let is_open = shelf
+            .open
+            .as_ref()
+            .is_some_and(|(open, ..)| *open == number);
         if !is_open && !shelf.wanted.contains_key(&number) {
             let _ = fs::remove_file(self.path(number));
         }

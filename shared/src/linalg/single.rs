@@ -5,16 +5,18 @@
 //! rounding has left: a basis that is orthonormal to the root of roundoff gives T to roundoff (Simon 1984). Sums over rows
 //! are of `f64` in any case, one run of rows after the other.
 //!
-//! By `faer` on one thread, as in [`tall`](super::tall): the number of threads cannot change a bit.
+//! By [`narrow`](super::narrow) on one thread: neither the number of threads nor the instruction set can change a bit.
 
 use std::ops::Range;
 
-use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
+use super::{
+    narrow::{Strides, add_product as add_narrow},
+    real::Real,
+    tall::Tall,
+};
 
-use super::{real::Real, tall::Tall};
-
-/// Rows of a run: what is made of them stays in cache.
-const RUN: usize = 512;
+/// Rows of a run: two arrays of them, 32 columns wide, stay in the first cache.
+const RUN: usize = 128;
 
 fn total(x: &[Tall<'_, f32>]) -> usize {
     x.iter().map(|x| x.width).sum()
@@ -53,7 +55,7 @@ fn check(rows: usize, x: &[Tall<'_, f32>]) {
 ///
 /// Shapes: X is rows x d in pieces, `w` rows x `w.width`, C is d x `w.width`, row-major.
 /// Cost: 2 * rows * d * `w.width` operations.
-/// Reproducibility: a function of the arguments, on one instruction set.
+/// Reproducibility: a function of the arguments, on every instruction set.
 /// Panics: on other shapes.
 pub fn cross(rows: usize, x: &[Tall<'_, f32>], w: Tall<'_>) -> Vec<f64> {
     check(rows, x);
@@ -63,14 +65,7 @@ pub fn cross(rows: usize, x: &[Tall<'_, f32>], w: Tall<'_>) -> Vec<f64> {
     for run in runs(rows) {
         widened(x, &run, &mut wide);
         let w = &w.numbers[run.start * width..run.end * width];
-        matmul(
-            MatMut::from_row_major_slice_mut(&mut out, d, width),
-            Accum::Add,
-            MatRef::from_row_major_slice(&wide, run.len(), d).transpose(),
-            MatRef::from_row_major_slice(w, run.len(), width),
-            1.0,
-            Par::Seq,
-        );
+        add_narrow(d, width, &wide, Strides::of_columns(d), w, &mut out);
     }
     out
 }
@@ -86,24 +81,15 @@ pub fn cross_in_single(rows: usize, x: &[Tall<'_, f32>], w: Tall<'_, f32>) -> Ve
     let mut part: Vec<f32> = Vec::new();
     for run in runs(rows) {
         let w = &w.numbers[run.start * width..run.end * width];
-        let w = MatRef::from_row_major_slice(w, run.len(), width);
         let mut rest = out.as_mut_slice();
         for x in x {
             let (to, after) = rest.split_at_mut(x.width * width);
             rest = after;
+            part.clear();
             part.resize(to.len(), 0.0);
-            let x = Tall {
-                numbers: &x.numbers[run.start * x.width..run.end * x.width],
-                width: x.width,
-            };
-            matmul(
-                MatMut::from_row_major_slice_mut(&mut part, x.width, width),
-                Accum::Replace,
-                MatRef::from_row_major_slice(x.numbers, run.len(), x.width).transpose(),
-                w,
-                1.0,
-                Par::Seq,
-            );
+            let own = &x.numbers[run.start * x.width..run.end * x.width];
+            let strides = Strides::of_columns(x.width);
+            add_narrow(x.width, width, own, strides, w, &mut part);
             for (to, &part) in to.iter_mut().zip(&part) {
                 *to += f64::from(part);
             }
@@ -112,18 +98,11 @@ pub fn cross_in_single(rows: usize, x: &[Tall<'_, f32>], w: Tall<'_, f32>) -> Ve
     out
 }
 
-/// W <- W + sign X C in arithmetic of `f64`.
+/// W <- W + X C in arithmetic of `f64`.
 ///
 /// Shapes: X is rows x d in pieces, `c` d x `width`, `w` rows x `width`, row-major.
 /// Cost, reproducibility, panics: as for [`cross`].
-pub fn add_product(
-    rows: usize,
-    x: &[Tall<'_, f32>],
-    c: &[f64],
-    width: usize,
-    sign: f64,
-    w: &mut [f64],
-) {
+pub fn add_product(rows: usize, x: &[Tall<'_, f32>], c: &[f64], width: usize, w: &mut [f64]) {
     check(rows, x);
     let d = total(x);
     assert_eq!(c.len(), d * width, "coefficients of another size");
@@ -132,14 +111,7 @@ pub fn add_product(
     for run in runs(rows) {
         widened(x, &run, &mut wide);
         let w = &mut w[run.start * width..run.end * width];
-        matmul(
-            MatMut::from_row_major_slice_mut(w, run.len(), width),
-            Accum::Add,
-            MatRef::from_row_major_slice(&wide, run.len(), d),
-            MatRef::from_row_major_slice(c, d, width),
-            sign,
-            Par::Seq,
-        );
+        add_narrow(run.len(), width, &wide, Strides::of_rows(d), c, w);
     }
 }
 
@@ -161,8 +133,8 @@ pub fn deflated(
     assert_eq!(c.len(), d * width, "coefficients of another size");
     assert_eq!(inverse.len(), width * width, "a triangle of another size");
     assert_eq!(out.len(), rows * width, "a result of another size");
-    let single = |numbers: &[f64]| -> Vec<f32> { numbers.iter().map(|&x| x as f32).collect() };
-    let (c, inverse) = (single(c), single(inverse));
+    let c: Vec<f32> = c.iter().map(|&x| -x as f32).collect();
+    let inverse: Vec<f32> = inverse.iter().map(|&x| x as f32).collect();
     let is_one = |(at, x): (usize, &f32)| *x == f32::from(u8::from(at % (width + 1) == 0));
     let same = inverse.iter().enumerate().all(is_one);
     let mut left: Vec<f32> = Vec::new();
@@ -174,31 +146,17 @@ pub fn deflated(
         for x in x {
             let (c, after) = rest.split_at(x.width * width);
             rest = after;
-            let x = Tall {
-                numbers: &x.numbers[run.start * x.width..run.end * x.width],
-                width: x.width,
-            };
-            matmul(
-                MatMut::from_row_major_slice_mut(&mut left, run.len(), width),
-                Accum::Add,
-                MatRef::from_row_major_slice(x.numbers, run.len(), x.width),
-                MatRef::from_row_major_slice(c, x.width, width),
-                -1.0,
-                Par::Seq,
-            );
+            let own = &x.numbers[run.start * x.width..run.end * x.width];
+            let strides = Strides::of_rows(x.width);
+            add_narrow(run.len(), width, own, strides, c, &mut left);
         }
         let out = &mut out[numbers];
         if same {
             out.copy_from_slice(&left);
         } else {
-            matmul(
-                MatMut::from_row_major_slice_mut(out, run.len(), width),
-                Accum::Replace,
-                MatRef::from_row_major_slice(&left, run.len(), width),
-                MatRef::from_row_major_slice(&inverse, width, width),
-                1.0,
-                Par::Seq,
-            );
+            out.fill(0.0);
+            let strides = Strides::of_rows(width);
+            add_narrow(run.len(), width, &left, strides, &inverse, out);
         }
     }
 }
@@ -267,7 +225,8 @@ mod tests {
             let mut wanted_left = w_wide.clone();
             tall::deflate(rows, &x_wide, &wanted, width, &mut wanted_left);
             let mut left = w_wide.clone();
-            add_product(rows, &x, &wanted, width, -1.0, &mut left);
+            let less: Vec<f64> = wanted.iter().map(|x| -x).collect();
+            add_product(rows, &x, &less, width, &mut left);
             near(&left, &wanted_left, 1e-12 * rows as f64);
 
             let one = |i: usize| f64::from(u8::from(i.is_multiple_of(width + 1)));

@@ -565,12 +565,7 @@ fn panel_of<S: Real, T: Real>(
     Ok(out.freeze())
 }
 
-fn ritz(
-    before: usize,
-    steps: &[Step],
-    keep: usize,
-    inputs: &[Bytes],
-) -> Result<Bytes, WorkError> {
+fn ritz(before: usize, steps: &[Step], keep: usize, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
     let d = before + steps.iter().map(|s| s.width as usize).sum::<usize>();
     let mut inputs = Inputs::of(inputs);
     let layout = RitzLayout::of(d, keep);

@@ -78,7 +78,10 @@ impl<'a> Pieces<'a> {
     /// W <- W - X C
     pub(super) fn deflate(&self, rows: usize, c: &[f64], width: usize, w: &mut [f64]) {
         match self {
-            Self::Single(x) => single::add_product(rows, x, c, width, -1.0, w),
+            Self::Single(x) => {
+                let less: Vec<f64> = c.iter().map(|x| -x).collect();
+                single::add_product(rows, x, &less, width, w);
+            }
             Self::Double(x) => tall::deflate(rows, x, c, width, w),
         }
     }
@@ -88,7 +91,7 @@ impl<'a> Pieces<'a> {
         match self {
             Self::Single(x) => {
                 out.fill(0.0);
-                single::add_product(rows, x, c, width, 1.0, out);
+                single::add_product(rows, x, c, width, out);
             }
             Self::Double(x) => tall::multiply(rows, x, c, width, out),
         }
