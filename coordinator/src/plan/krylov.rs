@@ -533,8 +533,9 @@ impl Pilot {
         }
     }
 
-    /// Reads until the tolerance is worth looking for again, and whether it is expected to be met then, by how fast the error has fallen since the mark before, and by
-    /// how it falls in a basis that grows: its logarithm about as the square of the reads.
+    /// Reads until the tolerance is worth looking for again, and whether it is expected to be met then: by how fast the error
+    /// has fallen since the mark before, and by how it falls in a basis that grows, its logarithm about as the square of the
+    /// reads.
     ///
     /// What is one read too many costs a read, what is one too few a solution of the small eigenproblem: the dearer of both
     /// is avoided.
@@ -557,8 +558,9 @@ impl Pilot {
         if worst < 1.0 {
             left = left.min(f64::from(now) * ((goal.ln() / worst.ln()).sqrt() - 1.0));
         }
-        let far = self.d() + left as u32 * self.next.width;
-        let d = far.min(self.basis_max());
+        let max = self.basis_max();
+        let d =
+            (f64::from(self.d()) + left * f64::from(self.next.width)).min(f64::from(max)) as u32;
         if solve_cost(d) > self.read_cost(d) {
             let count = (left.ceil() as u32).clamp(1, now.max(STEPS_MAX));
             (count, f64::from(count) >= left)

@@ -21,8 +21,8 @@ pub struct ProtocolRange {
 
 /// What this release speaks.
 pub const PROTOCOL: ProtocolRange = ProtocolRange {
-    oldest: 4,
-    newest: 4,
+    oldest: 5,
+    newest: 5,
 };
 
 impl ProtocolRange {

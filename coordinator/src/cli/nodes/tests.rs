@@ -143,7 +143,7 @@ h13   10.77.0.13:24740      4    8 GiB     -    0.1.0              -  other farm
 h14   10.77.0.14:24740      4    8 GiB     -    0.1.0              -  wrong key
     belongs to another farm: the farm keys differ
 h15   10.77.0.15:24740      4    8 GiB     -    0.1.0              -  version
-    it is of release 0.0.9 and speaks protocols 0 to 0, this is release 0.1.0 and speaks 4 to 4:
+    it is of release 0.0.9 and speaks protocols 0 to 0, this is release 0.1.0 and speaks 5 to 5:
     install the same release on both
 h16   10.77.0.16:24740      4    8 GiB     -    0.1.0              -  blocked
     it answers queries over UDP, but no QUIC connection comes about: something in between drops
