@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Left out: all nine cases, first of 20 values, then of full rank, 10,000 x 2,000. The other sizes of the paper are
-//! `--rows 100000` and `--rows 1000000 --columns 200`: hours and some GB each. Blocks are made one at a time and stand in
-//! a temporary folder, so that the matrix is never in memory. Exits with 1 if an error is too large.
+//! `--rows 100000` and `--rows 1000000 --columns 200`. On two cores a case of 10,000 x 2,000 takes seconds with 20 values and
+//! a minute with all of them, one of 100,000 x 2,000 two minutes with 20, and some GB of disk. Blocks are made one at a time
+//! and stand in a temporary folder, so that the matrix is never in memory. Exits with 1 if an error is too large.
 
 use std::{
     fs,
