@@ -48,7 +48,7 @@ pub fn sum_bytes(columns: u64) -> u64 {
     4 * columns * (columns + 1)
 }
 
-/// Bytes that the eigenproblem has open: C, the solver's copy, the vectors twice, and its work space.
+/// Bytes that the eigenproblem has open: C, the solver's copy, all vectors, those that are kept, and its work space.
 pub fn eigen_bytes(columns: u64) -> u64 {
     60 * columns * columns
 }

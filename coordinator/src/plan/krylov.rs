@@ -195,8 +195,12 @@ struct Found {
 }
 
 impl Found {
-    fn tasks(&self) -> impl Iterator<Item = TaskId> {
-        self.parts.iter().filter_map(task_of)
+    /// Those that made the parts, each once.
+    fn tasks(&self) -> Vec<TaskId> {
+        let mut tasks: Vec<TaskId> = self.parts.iter().filter_map(task_of).collect();
+        tasks.sort_unstable();
+        tasks.dedup();
+        tasks
     }
 }
 
@@ -681,16 +685,13 @@ impl Pilot {
         };
         self.next = self.keep(array, Vec::new());
 
-        let parts = [c1, c2, r1, r2];
-        let mut tasks: Vec<TaskId> = parts.iter().filter_map(task_of).collect();
-        tasks.sort_unstable();
-        tasks.dedup();
-        let found = Found {
+        let mut found = Found {
             step: Step { local, width },
-            parts,
-            checkpoint: self.checkpoint(tasks, Vec::new()),
+            parts: [c1, c2, r1, r2],
+            checkpoint: 0,
             stage,
         };
+        found.checkpoint = self.checkpoint(found.tasks(), Vec::new());
         self.found.push(found);
     }
 

@@ -61,14 +61,21 @@ fn add_product_by<T: Real>(
     b: &[T],
     c: &mut [T],
 ) {
-    if rows * width == 0 || b.is_empty() {
+    if rows == 0 || width == 0 || b.is_empty() {
         return;
     }
     let steps = b.len() / width;
     assert_eq!(b.len(), steps * width, "B is of another width than {width}");
-    assert_eq!(c.len(), rows * width, "C should be {rows} x {width}");
-    let last = (rows - 1) * strides.across + (steps - 1) * strides.along;
-    assert!(last < a.len(), "A should be {rows} x {steps}");
+    // Sizes too large for a number are too large for A and C.
+    let size = rows.checked_mul(width);
+    assert_eq!(Some(c.len()), size, "C should be {rows} x {width}");
+    let across = (rows - 1).checked_mul(strides.across);
+    let along = (steps - 1).checked_mul(strides.along);
+    let last = across.zip(along).and_then(|(i, t)| i.checked_add(t));
+    assert!(
+        last.is_some_and(|last| last < a.len()),
+        "A should be {rows} x {steps}"
+    );
     assert!(isa.available(), "this machine has no {}", isa.name());
     let product = Product {
         rows,
