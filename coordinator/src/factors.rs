@@ -41,7 +41,7 @@ pub struct Quality {
     pub sigma: Vec<f64>,
     /// Singular values that come after those wanted, as far as they are known: what gaps are measured to.
     pub sigma_after: Vec<f64>,
-    /// ||A v - s u|| and ||A^T u - s v|| of each triplet.
+    /// ||A v - s u|| and ||A^T u - s v|| of each triplet, with what rounding to f32 may add to them.
     pub left_residuals: LeftResiduals,
     pub right_residuals: Vec<f64>,
     /// max |U^T U - I|, if U was formed, and max |V^T V - I|.
@@ -308,6 +308,34 @@ impl<'a> Collector<'a> {
         {
             return Err(Failure::bug("the residuals were not delivered"));
         }
+        // Factors in f32 are rounded after what a residual is measured on: a little of each triplet's vectors goes into all
+        // others, and A makes it large where it goes into a large one. Of a column of errors e_i and a vector v_j the Gram
+        // matrix of what is written tells v_j e_i + v_i e_j, two numbers of like size: its square, and twice what is usual in
+        // that row, are more than the square of one of them but in a case of a hundred.
+        let (u_height, v_height) = self.plan.heights();
+        let unseen = |height: u64| match (wanted.rows, self.plan.method.precision()) {
+            (Precision::F64, Precision::F32) => 2f64.powi(-48) * (2.0 / 3.0) / height as f64,
+            (Precision::F32, _) | (Precision::F64, Precision::F64) => 0.0,
+        };
+        let rounding = |gram: Option<&[f64]>, height: u64| -> Vec<f64> {
+            let (Some(gram), Precision::F32) = (gram, self.plan.method.precision()) else {
+                return vec![0.0; k];
+            };
+            let others = |i: usize| (0..scaled.len()).filter(move |&j| j != i);
+            let square = |i: usize, j: usize| gram[i * k + j].powi(2) + unseen(height);
+            let usual: Vec<f64> = (0..scaled.len())
+                .map(|j| others(j).map(|i| square(i, j)).sum::<f64>() / others(j).count() as f64)
+                .collect();
+            let of = |i: usize| {
+                others(i)
+                    .map(|j| scaled[j].powi(2) * (square(i, j) + 2.0 * usual[j]))
+                    .sum()
+            };
+            (0..k).map(of).collect()
+        };
+        let of_v = (!wanted.left_as_written).then_some(self.right_gram.as_slice());
+        let of_v = rounding(of_v, v_height);
+        let of_u = rounding(self.left_gram.as_deref(), u_height);
         let undo = 2f64.powi(-self.plan.scale());
         let orthogonality = |gram: &[f64]| {
             (0..scaled.len())
@@ -315,19 +343,20 @@ impl<'a> Collector<'a> {
                 .map(|(i, j)| (gram[i * k + j] - f64::from(u8::from(i == j))).abs())
                 .fold(0.0, f64::max)
         };
-        let norms = |squares: &[f64]| {
+        let norms = |squares: &[f64], rounding: &[f64]| {
             squares[..scaled.len()]
                 .iter()
-                .map(|square| square.sqrt() * undo)
+                .zip(rounding)
+                .map(|(square, more)| (square + more).sqrt() * undo)
                 .collect()
         };
         Ok(Quality {
             left_residuals: match (&self.left_squares, wanted.spectrum) {
-                (Some(squares), _) => LeftResiduals::Measured(norms(squares)),
+                (Some(squares), _) => LeftResiduals::Measured(norms(squares, &of_v)),
                 (None, Spectrum::Polished { .. }) => LeftResiduals::Rounding,
                 (None, Spectrum::Small { .. }) => LeftResiduals::Unknown,
             },
-            right_residuals: norms(&self.right_squares),
+            right_residuals: norms(&self.right_squares, &of_u),
             left_orthogonality: self.left_gram.as_deref().map(orthogonality),
             right_orthogonality: orthogonality(&self.right_gram),
             sigma: scaled.iter().map(|s| s * undo).collect(),

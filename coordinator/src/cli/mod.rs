@@ -232,7 +232,7 @@ fn report_end(end: &End, global: &Global) -> u8 {
         ),
         End::Unconverged => {
             say(
-                "warning: the tolerance was not reached; the factors and their certificate were written all the same\n  help: allow more reads with --max-reads, or a larger tolerance\n",
+                "warning: the tolerance was not reached; the factors and their certificate were written all the same\n  help: allow more reads with --max-reads, or a larger tolerance; rounding of factors in f32 ends with --precision f64\n",
             );
             return ExitCode::Tolerance as u8;
         }

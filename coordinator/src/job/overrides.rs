@@ -67,7 +67,7 @@ pub struct Overrides {
     #[arg(long, value_name = "COLUMNS", value_parser = whole(2))]
     pub basis: Option<u32>,
 
-    /// Type of the numbers, in arithmetic and in the factors
+    /// Type of the numbers, in arithmetic and in the factors; f64 by itself for a tolerance below 1e-6
     #[arg(long, value_name = "TYPE", value_parser = precision())]
     pub precision: Option<Precision>,
 

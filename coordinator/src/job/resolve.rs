@@ -9,8 +9,8 @@ use super::diagnostics::{Problem, Problems, Source};
 use super::file::{self, JobFile};
 use super::overrides::{FarmFlags, Overrides, holds_two};
 use super::resolved::{
-    Accuracy, FactorSpec, Farm, Field, Job, MatrixSpec, Method, NamesSpec, Otherwise, ReportSpec,
-    Resources, Tolerance, Wanted,
+    Accuracy, FactorSpec, Farm, Field, Job, MatrixSpec, Method, NamesSpec, Otherwise, Precision,
+    ReportSpec, Resources, Tolerance, Wanted,
 };
 use super::size::{self, Memory};
 use super::{DEFAULTS, machine};
@@ -305,6 +305,9 @@ fn fill(
     })
 }
 
+/// What rounding the factors to f32 may leave: 2^-24 in every entry, times sigma_1 / sigma_k.
+const F32_TOLERANCE: f64 = 1e-6;
+
 fn fill_factor(
     file: &file::Factor,
     defaults: &file::Factor,
@@ -358,6 +361,22 @@ fn fill_factor(
             (Accuracy::Tolerance(tolerance), method)
         }
     };
+    // Factors in f32 are rounded: nobody who asks for less than that leaves is meant to have to know.
+    let fine = match accuracy {
+        Accuracy::Tolerance(tolerance) => tolerance.value < F32_TOLERANCE,
+        Accuracy::PowerIterations(_) => false,
+    };
+    let precision = match flags.precision.or(written(file.precision.as_ref())) {
+        Some(precision) => precision,
+        None if fine => Precision::F64,
+        None => first(None, None, defaults.precision.as_ref()),
+    };
+    if fine && precision == Precision::F32 {
+        warnings.push(format!(
+            "factors in f32 are rounded, which alone leaves residuals of about {F32_TOLERANCE:e}: a tolerance below \
+             needs precision = \"f64\""
+        ));
+    }
     let factor = FactorSpec {
         wanted,
         oversample: first(
@@ -369,11 +388,7 @@ fn fill_factor(
         method,
         block: flags.block.or(written(file.block.as_ref())),
         basis: flags.basis.or(written(file.basis.as_ref())),
-        precision: first(
-            flags.precision,
-            file.precision.as_ref(),
-            defaults.precision.as_ref(),
-        ),
+        precision,
         seed: first(flags.seed, file.seed.as_ref(), defaults.seed.as_ref()),
         which: first(flags.which, file.which.as_ref(), defaults.which.as_ref()),
         center: first(flags.center, file.center.as_ref(), defaults.center.as_ref()),

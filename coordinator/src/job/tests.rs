@@ -639,6 +639,33 @@ factor.toml: 1 problem; nothing was run
 }
 
 #[test]
+fn a_tolerance_below_what_f32_holds_takes_f64() {
+    assert_eq!(factor_of("tolerance = 1e-6\n").precision, Precision::F32);
+    assert_eq!(factor_of("tolerance = 9e-7\n").precision, Precision::F64);
+    assert_eq!(
+        factor_of("power_iterations = 9\n").precision,
+        Precision::F32
+    );
+    let flags = Overrides {
+        tolerance: Some(1e-8),
+        ..Overrides::default()
+    };
+    assert_eq!(factor_with("", &flags).precision, Precision::F64);
+    // Whoever wants f32 gets it, and is told.
+    let given = "[matrix]\npath = \"r\"\n[factor]\ntolerance = 1e-8\nprecision = \"f32\"\n";
+    let loaded = resolved(given);
+    assert_eq!(loaded.job.factor.precision, Precision::F32);
+    assert_eq!(
+        loaded.warnings,
+        [
+            "factors in f32 are rounded, which alone leaves residuals of about 1e-6: a tolerance below needs \
+             precision = \"f64\""
+        ]
+    );
+    assert!(resolved(&given.replace("f32", "f64")).warnings.is_empty());
+}
+
+#[test]
 fn block_and_basis_of_another_method_are_warned_of() {
     let warned = |lines: &str| {
         let text = format!("[matrix]\npath = \"r\"\n[factor]\n{lines}");

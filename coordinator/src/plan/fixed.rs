@@ -447,6 +447,7 @@ impl<'a> Builder<'a> {
             left: Vec::new(),
             left_residual,
             right_residual,
+            left_as_written: false,
             left_gram: None,
             right_gram,
         };

@@ -106,6 +106,30 @@ fn ended_below(precision: Precision) -> f64 {
 /// A basis that was nearly orthonormal when scaled has eigenvalues above this; below, two split reads are taken.
 const LAMBDA_MIN: f64 = 0.25;
 
+/// Rounding of reads in f32 leaves no residual above this, times theta_1 / theta_k. It is far less with most matrices.
+const FLOOR_F32: f64 = 1.0 / (1 << 24) as f64;
+/// Marks whose distance tells whether the error still falls; less is the noise of a restart.
+const STALL_READS: u32 = 3;
+
+/// Whether the error, near a floor of rounding that is at `most` so high, has stopped falling as it did: by less than half
+/// of what all reads before have brought on average.
+fn stalls(marks: &[Mark], most: f64) -> bool {
+    let told = |mark: &Mark| {
+        let worst = mark.worst.filter(|worst| *worst < 1.0)?;
+        Some((f64::from(mark.reads), worst.ln()))
+    };
+    let mut told = marks.iter().filter_map(told);
+    let (Some(first), Some(now)) = (told.next(), told.next_back()) else {
+        return false;
+    };
+    let before = told.rfind(|(reads, _)| reads + f64::from(STALL_READS) <= now.0);
+    let (Some(before), true) = (before, now.1 < most.ln()) else {
+        return false;
+    };
+    let rate = |from: (f64, f64), to: (f64, f64)| (from.1 - to.1) / (to.0 - from.0);
+    2.0 * rate(before, now) < rate(first, before)
+}
+
 /// Operations of the small eigenproblem.
 fn solve_cost(d: u32) -> u64 {
     9 * u64::from(d).pow(3)
@@ -234,6 +258,8 @@ pub struct Pilot {
     wanted: Option<Wanted>,
     pub(super) marks: Vec<Mark>,
     guard_sigma: Option<f64>,
+    /// The worst error that a verdict has told of a basis in `f64`.
+    judged: Option<f64>,
     lacks_energy: Option<f64>,
 }
 
@@ -297,6 +323,7 @@ impl Pilot {
             wanted: None,
             marks: Vec::new(),
             guard_sigma: None,
+            judged: None,
             lacks_energy: None,
             gram: false,
             ground,
@@ -463,7 +490,11 @@ impl Pilot {
                 && wanted
                     .iter()
                     .any(|t| *t <= blind_below(self.precision) * blur * theta[0]);
-        if blind && self.precision == Precision::F32 {
+        let stalled = || {
+            let most = FLOOR_F32 * blur * theta[0] / wanted.last().map_or(1.0, |t| t.max(1e-300));
+            worst.is_some_and(|worst| worst > MARGIN * tolerance) && stalls(&self.marks, most)
+        };
+        if self.precision == Precision::F32 && (blind || !last && stalled()) {
             self.again_in_f64(room.min(d) as u32);
             return Ok(());
         }
@@ -605,13 +636,16 @@ impl Pilot {
         });
         let missed = guard > sigma[k - 1] * (1.0 + self.spec.tolerance.value.min(1e-3));
         let last = self.reads + 3 + self.lifts() > self.spec.tolerance.max_reads;
+        // T said that it was enough, and f64 has been tried before: what is written in f32 is no better.
+        let rounded = self.judged.is_some_and(|before| worst > before / 2.0);
         if lambda_min < LAMBDA_MIN {
             let stage = self.graph.stage("V for split reads");
             let panels = self.panels(&[&end.v, &end.guard], end.shape, end.shape.precision, stage);
             self.split(rank, end.shape, &panels);
-        } else if last || (worst <= self.spec.tolerance.value && !missed) {
+        } else if last || !missed && (worst <= self.spec.tolerance.value || rounded) {
             self.finish(rank, &end);
         } else {
+            self.judged = (self.precision == Precision::F64).then_some(worst);
             let next = match (missed, self.precision) {
                 (false, Precision::F64) => end.v,
                 (true, _) => self.join(&end.v, Some(&end.guard)),
@@ -1145,6 +1179,7 @@ impl Pilot {
             left: Vec::new(),
             left_residual: None,
             right_residual,
+            left_as_written: end.v.held == Precision::F32,
             left_gram: None,
             right_gram,
         };

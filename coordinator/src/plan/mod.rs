@@ -115,6 +115,8 @@ pub struct Wanted {
     /// Sums of squares f64[k] of A V - U S, if they are measured, and of A^T U - V S.
     pub left_residual: Option<TaskId>,
     pub right_residual: TaskId,
+    /// A V - U S is that of V as it is delivered, not as it was before it was rounded.
+    pub left_as_written: bool,
     /// U^T U, if U is formed, and V^T V: f64[k x k].
     pub left_gram: Option<TaskId>,
     pub right_gram: TaskId,
@@ -334,6 +336,11 @@ impl Plan {
     /// What rounding of products with the scaled matrix is relative to: ||A||_F, or more where a view subtracts.
     pub fn bulk(&self) -> f64 {
         self.ground.bulk()
+    }
+
+    /// Rows of U and of V.
+    pub fn heights(&self) -> (u64, u64) {
+        (self.ground.rows, self.ground.columns)
     }
 
     /// Triplets that were asked for, when there are `asked` of them at most.
