@@ -28,8 +28,8 @@ pub trait Sink {
 pub enum LeftResiduals {
     /// Of each triplet, in units of the matrix.
     Measured(Vec<f64>),
-    /// U has not been formed: it is A V / s, so that nothing is left but rounding.
-    Rounding,
+    /// U has not been formed: it is A V / s, so that nothing is left but what rounding V to f32 may add.
+    Rounding(Vec<f64>),
     /// It takes a pass that was not made.
     Unknown,
 }
@@ -64,11 +64,10 @@ impl Quality {
     /// sqrt(||A v - s u||^2 + ||A^T u - s v||^2) of each triplet, if it is known.
     pub fn norms(&self) -> Option<Vec<f64>> {
         match &self.left_residuals {
-            LeftResiduals::Measured(left) => {
+            LeftResiduals::Measured(left) | LeftResiduals::Rounding(left) => {
                 let both = left.iter().zip(&self.right_residuals);
                 Some(both.map(|(left, right)| left.hypot(*right)).collect())
             }
-            LeftResiduals::Rounding => Some(self.right_residuals.clone()),
             LeftResiduals::Unknown => None,
         }
     }
@@ -113,9 +112,21 @@ pub struct Collector<'a> {
 /// A singular value counts when it stands above what rounding leaves of nothing.
 ///
 /// Products with A err by about u ||A||_F in each column of the basis; what lies below 8 u ||A||_F cannot be told from
-/// zero.
-fn significant(sigma: &[f64], wanted: usize, roundoff: f64, frobenius: f64) -> usize {
-    let floor = 8.0 * roundoff * frobenius;
+/// zero. Of what is `written` in f32, a column of V has 2^-24 / sqrt(n) of any other direction in it: below so much of
+/// ||A||_F more of A V is that than what was meant.
+fn significant(
+    sigma: &[f64],
+    wanted: usize,
+    roundoff: f64,
+    frobenius: f64,
+    written: Precision,
+    height: u64,
+) -> usize {
+    let rounded = match written {
+        Precision::F32 => written.roundoff() / (height as f64).sqrt(),
+        Precision::F64 => 0.0,
+    };
+    let floor = (8.0 * roundoff).max(rounded) * frobenius;
     let wanted = wanted.min(sigma.len());
     sigma[..wanted].iter().take_while(|&&s| s > floor).count()
 }
@@ -210,7 +221,9 @@ impl<'a> Collector<'a> {
                 let asked = self.plan.asked(&sigma, self.wanted().rank);
                 self.requested = self.plan.requested(asked);
                 let asked = asked as usize;
-                let rank = significant(&sigma, asked, reads_in.roundoff(), self.plan.bulk());
+                let written = self.plan.method.precision();
+                let (bulk, (_, n)) = (self.plan.bulk(), self.plan.heights());
+                let rank = significant(&sigma, asked, reads_in.roundoff(), bulk, written, n);
                 let after = sigma[asked.min(sigma.len())..].to_vec();
                 self.sigma = Some((sigma[..rank].to_vec(), after));
                 self.sink.begin(rank, self.plan.sides)?;
@@ -333,7 +346,8 @@ impl<'a> Collector<'a> {
             };
             (0..k).map(of).collect()
         };
-        let of_v = (!wanted.left_as_written).then_some(self.right_gram.as_slice());
+        let measured = wanted.left_as_written && self.left_squares.is_some();
+        let of_v = (!measured).then_some(self.right_gram.as_slice());
         let of_v = rounding(of_v, v_height);
         let of_u = rounding(self.left_gram.as_deref(), u_height);
         let undo = 2f64.powi(-self.plan.scale());
@@ -353,7 +367,9 @@ impl<'a> Collector<'a> {
         Ok(Quality {
             left_residuals: match (&self.left_squares, wanted.spectrum) {
                 (Some(squares), _) => LeftResiduals::Measured(norms(squares, &of_v)),
-                (None, Spectrum::Polished { .. }) => LeftResiduals::Rounding,
+                (None, Spectrum::Polished { .. }) => {
+                    LeftResiduals::Rounding(norms(&vec![0.0; k], &of_v))
+                }
                 (None, Spectrum::Small { .. }) => LeftResiduals::Unknown,
             },
             right_residuals: norms(&self.right_squares, &of_u),

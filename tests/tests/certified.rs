@@ -329,6 +329,28 @@ fn where_rounding_of_f32_holds_the_error_up_f64_goes_on() {
     let rounding = 400.0 * 2f64.powi(-24) / 400f64.sqrt();
     assert!(certificate.worst.unwrap() <= 1e-6 + 4.0 * rounding);
 
+    // So in f64, where A^T A tells nothing of a plateau at 1e-6 of the first: what needs no square of A does.
+    let steps: Vec<f64> = (0..400)
+        .map(|i| match i {
+            0..8 => 1.0,
+            8..16 => 1e-3,
+            _ => 1e-6 * 0.999f64.powi(i),
+        })
+        .collect();
+    let steps = stored(&with_spectrum(900, 400, &steps));
+    let mut other = until(20, 1e-5, Precision::F64);
+    for (method, status) in [
+        (Method::Krylov, Status::Unconverged),
+        (Method::Exact, Status::Converged),
+    ] {
+        other.method = method;
+        let factors = factored(&steps, &other);
+        assert_eq!(factors.certificate.status, status, "{method:?}");
+        let reads = factors.certificate.reads;
+        assert!(reads <= 40, "{method:?}: {reads} reads");
+        certificate_holds(&steps, &factors, Precision::F64);
+    }
+
     // What f32 cannot hold is not read for until there are no more reads.
     let Accuracy::Tolerance(tolerance) = &mut factor.accuracy else {
         panic!("no tolerance");

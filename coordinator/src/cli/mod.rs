@@ -151,8 +151,8 @@ impl Global {
 pub enum End {
     Failure(Failure),
     Problems(Problems),
-    /// The result has been written and told; it says itself that it is not as good as was asked for.
-    Unconverged,
+    /// The result has been written and told; it says itself that it is not as good as was asked for. What to do.
+    Unconverged(&'static str),
 }
 
 impl From<Failure> for End {
@@ -230,10 +230,10 @@ fn report_end(end: &End, global: &Global) -> u8 {
             failure_text(failure, global.stderr_look()),
             json::failed(failure),
         ),
-        End::Unconverged => {
-            say(
-                "warning: the tolerance was not reached; the factors and their certificate were written all the same\n  help: allow more reads with --max-reads, or a larger tolerance; rounding of factors in f32 ends with --precision f64\n",
-            );
+        End::Unconverged(help) => {
+            say(&format!(
+                "warning: the tolerance was not reached; the factors and their certificate were written all the same\n  help: {help}\n"
+            ));
             return ExitCode::Tolerance as u8;
         }
         End::Problems(problems) => (

@@ -6,8 +6,9 @@ use super::{End, Global, out, say, signals};
 use crate::failure::Failure;
 use crate::job::overrides::Overrides;
 use crate::job::resolve::{self, Loaded};
+use crate::job::resolved::{Accuracy, FactorSpec, Method, Precision};
 use crate::report::progress::{self, Event};
-use crate::report::{json, terminal};
+use crate::report::{json, summary::Summary, terminal};
 use crate::run::{Repeat, RunOptions};
 
 /// Factor a matrix as a job file says.
@@ -85,6 +86,11 @@ pub fn repeated(
     Ok(Some(repeat))
 }
 
+/// Most reads that an end takes: a run that stops with so many left has not stopped for want of them.
+const ENDING: u32 = 3;
+/// The shorter side of a matrix that is well factored as a whole.
+const EXACT_MAX: u64 = 4096;
+
 /// Does the job.
 ///
 /// # Errors
@@ -116,7 +122,26 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), End> {
         out::text(&terminal::render(&summary, global.stdout_look()))?;
     }
     if summary.is_unconverged() {
-        return Err(End::Unconverged);
+        return Err(End::Unconverged(advice(&summary, &loaded.job.factor)));
     }
     Ok(())
+}
+
+/// What may be done where the tolerance was not reached.
+fn advice(summary: &Summary, factor: &FactorSpec) -> &'static str {
+    let exhausted = match factor.accuracy {
+        Accuracy::Tolerance(tolerance) => summary.passes + ENDING >= tolerance.max_reads,
+        Accuracy::PowerIterations(_) => false,
+    };
+    let short = summary.rows.min(summary.columns) <= EXACT_MAX;
+    match (factor.precision, factor.method) {
+        _ if exhausted => "allow more reads with --max-reads, or a larger tolerance",
+        (Precision::F32, _) => {
+            "factors in f32 hold no better: --precision f64, or a larger tolerance"
+        }
+        (Precision::F64, Method::Auto | Method::Krylov | Method::Gram) if short => {
+            "A^T A tells no better in f64: --method exact needs none, or a larger tolerance"
+        }
+        (Precision::F64, _) => "f64 tells no better: a larger tolerance",
+    }
 }

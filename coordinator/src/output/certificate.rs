@@ -147,7 +147,7 @@ impl Certificate {
         };
         let left = match &quality.left_residuals {
             LeftResiduals::Measured(left) => Some(left.clone()),
-            LeftResiduals::Rounding | LeftResiduals::Unknown => None,
+            LeftResiduals::Rounding(_) | LeftResiduals::Unknown => None,
         };
         let of_left = (left, quality.left_orthogonality);
         let of_right = (
@@ -265,7 +265,7 @@ mod tests {
         let mut quality = Quality {
             sigma: vec![4.0, 2.0],
             sigma_after: vec![1.0],
-            left_residuals: LeftResiduals::Rounding,
+            left_residuals: LeftResiduals::Rounding(vec![0.0; 2]),
             right_residuals: vec![0.4, 0.3],
             left_orthogonality: None,
             right_orthogonality: 2e-15,

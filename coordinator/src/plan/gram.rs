@@ -157,7 +157,7 @@ impl Pilot {
             let rest = self.beside(&v, keep - known + guard, stage);
             self.split_from(goal, &v, Some(rest), stage);
         } else {
-            self.end(goal, keep);
+            self.end(goal, keep, theta);
         }
     }
 

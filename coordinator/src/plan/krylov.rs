@@ -106,28 +106,34 @@ fn ended_below(precision: Precision) -> f64 {
 /// A basis that was nearly orthonormal when scaled has eigenvalues above this; below, two split reads are taken.
 const LAMBDA_MIN: f64 = 0.25;
 
-/// Rounding of reads in f32 leaves no residual above this, times theta_1 / theta_k. It is far less with most matrices.
-const FLOOR_F32: f64 = 1.0 / (1 << 24) as f64;
 /// Marks whose distance tells whether the error still falls; less is the noise of a restart.
 const STALL_READS: u32 = 3;
+/// Reads after which it is not to be nearly where it was, however slow it has been.
+const STILL_READS: u32 = 8;
+const STILL: f64 = 0.9;
 
-/// Whether the error, near a floor of rounding that is at `most` so high, has stopped falling as it did: by less than half
-/// of what all reads before have brought on average.
+/// Whether the error has stopped falling, where rounding may be why: it falls by less than half of what all reads before have
+/// brought on average, or not at all for a while. Rounding leaves an error of about `most`, a roundoff times
+/// theta_1 / theta_k, and with most matrices far less; some rows have it add up.
 fn stalls(marks: &[Mark], most: f64) -> bool {
     let told = |mark: &Mark| {
         let worst = mark.worst.filter(|worst| *worst < 1.0)?;
         Some((f64::from(mark.reads), worst.ln()))
     };
-    let mut told = marks.iter().filter_map(told);
-    let (Some(first), Some(now)) = (told.next(), told.next_back()) else {
+    let told: Vec<(f64, f64)> = marks.iter().filter_map(told).collect();
+    let (Some(&first), Some(&now)) = (told.first(), told.last()) else {
         return false;
     };
-    let before = told.rfind(|(reads, _)| reads + f64::from(STALL_READS) <= now.0);
-    let (Some(before), true) = (before, now.1 < most.ln()) else {
-        return false;
+    let ago = |reads: u32| {
+        let mut before = told.iter().rev();
+        before.find(|mark| mark.0 + f64::from(reads) <= now.0)
     };
-    let rate = |from: (f64, f64), to: (f64, f64)| (from.1 - to.1) / (to.0 - from.0);
-    2.0 * rate(before, now) < rate(first, before)
+    let still = ago(STILL_READS).is_some_and(|before| now.1 > before.1 + STILL.ln());
+    let slow = ago(STALL_READS).is_some_and(|before| {
+        let rate = |from: (f64, f64), to: (f64, f64)| (from.1 - to.1) / (to.0 - from.0);
+        before.0 > first.0 && 2.0 * rate(*before, now) < rate(first, *before)
+    });
+    now.1 < most.ln() && slow || now.1 < (16.0 * most).ln() && still
 }
 
 /// Operations of the small eigenproblem.
@@ -257,6 +263,8 @@ pub struct Pilot {
     awaited: Awaited,
     wanted: Option<Wanted>,
     pub(super) marks: Vec<Mark>,
+    /// Marks before the precision changed.
+    since: usize,
     guard_sigma: Option<f64>,
     /// The worst error that a verdict has told of a basis in `f64`.
     judged: Option<f64>,
@@ -322,6 +330,7 @@ impl Pilot {
             awaited: Awaited::Nothing,
             wanted: None,
             marks: Vec::new(),
+            since: 0,
             guard_sigma: None,
             judged: None,
             lacks_energy: None,
@@ -475,7 +484,6 @@ impl Pilot {
             worst,
         });
         let tolerance = self.spec.tolerance.value;
-        let last = self.reads + 2 + self.lifts() > self.spec.tolerance.max_reads;
         let goal = rank.unwrap_or(d as u32);
         let full = self.d() + self.next.width > self.basis_max();
         let room = self.spec.keep(goal) as usize;
@@ -490,12 +498,24 @@ impl Pilot {
                 && wanted
                     .iter()
                     .any(|t| *t <= blind_below(self.precision) * blur * theta[0]);
-        let stalled = || {
-            let most = FLOOR_F32 * blur * theta[0] / wanted.last().map_or(1.0, |t| t.max(1e-300));
-            worst.is_some_and(|worst| worst > MARGIN * tolerance) && stalls(&self.marks, most)
-        };
-        if self.precision == Precision::F32 && (blind || !last && stalled()) {
+        let smallest = wanted.last().map_or(1.0, |t| t.max(1e-300));
+        let noise = Precision::F64.roundoff() * blur * theta[0] / smallest;
+        let splits = noise > tolerance / 20.0;
+        let ending = if blind || splits { 3 } else { 1 + self.lifts() };
+        let last = self.reads + 1 + ending > self.spec.tolerance.max_reads;
+        let stalled = !last
+            && worst.is_some_and(|worst| worst > MARGIN * tolerance)
+            && stalls(
+                &self.marks[self.since..],
+                self.precision.roundoff() * blur * theta[0] / smallest,
+            );
+        if self.precision == Precision::F32 && (blind || stalled) {
             self.again_in_f64(room.min(d) as u32);
+            return Ok(());
+        }
+        if stalled {
+            // A^T A has no more to tell.
+            self.end_split(goal.min(d as u32), room.min(d) as u32);
             return Ok(());
         }
         if blind && (d >= room || full || last) {
@@ -504,13 +524,11 @@ impl Pilot {
         }
         match worst {
             Some(worst) if worst <= MARGIN * tolerance || last => {
-                let noise = Precision::F64.roundoff() * blur * theta[0]
-                    / theta[goal as usize - 1].max(1e-300);
                 let keep = room.min(d) as u32;
-                if noise > tolerance / 20.0 {
+                if splits {
                     self.end_split(goal, keep);
                 } else {
-                    self.end(goal, keep);
+                    self.end(goal, keep, theta);
                 }
             }
             None if last && rank.is_some() => {
@@ -532,7 +550,7 @@ impl Pilot {
                     self.restart(room.min(d) as u32);
                 }
                 let fits = (self.basis_max().saturating_sub(self.d())) / self.next.width;
-                let after = self.reads + 1 + self.lifts();
+                let after = self.reads + ending;
                 let left = self.spec.tolerance.max_reads.saturating_sub(after);
                 let count = count.min(fits).min(left).max(1);
                 // The read that has been planned already is one of them.
@@ -542,7 +560,7 @@ impl Pilot {
                 }
                 self.solve();
                 if !enough {
-                    self.read_ahead();
+                    self.read_ahead(ending);
                 }
             }
         }
@@ -558,10 +576,10 @@ impl Pilot {
 
     /// Where the small eigenproblem takes longer than a read, the next read is not made to wait for what it says; if that is
     /// the end, the read was for nothing.
-    fn read_ahead(&mut self) {
+    fn read_ahead(&mut self, ending: u32) {
         let (d, width) = (self.d(), self.next.width);
         let room = d + 2 * width <= self.basis_max();
-        let last = self.reads + 2 + self.lifts() >= self.spec.tolerance.max_reads;
+        let last = self.reads + 1 + ending >= self.spec.tolerance.max_reads;
         if solve_cost(d) > self.read_cost(d) && room && !last {
             self.read();
             self.ahead = true;
@@ -969,6 +987,7 @@ impl Pilot {
 
     fn begin_in_f64(&mut self, next: Array) {
         self.precision = Precision::F64;
+        self.since = self.marks.len();
         self.basis.clear();
         self.t = None;
         self.found.clear();
@@ -999,15 +1018,19 @@ impl Pilot {
     }
 
     /// The last read but one: V and the guard in `f64`, their products, V' and its residuals, and the verdict.
-    pub(super) fn end(&mut self, rank: u32, keep: u32) {
+    pub(super) fn end(&mut self, rank: u32, keep: u32, theta: &[f64]) {
         let stage = self
             .graph
             .stage(format!("basis of {keep} after pass {}", self.reads));
         let (ritz, layout) = self.solved.expect("a report comes from a solved state");
-        // Numbers of f32 are exact in what follows, but where L comes between them and the blocks.
+        // Numbers of f32 are exact in what follows, but where L comes between them and the blocks. U = A V / sigma of such
+        // numbers has sigma_1 / sigma_k roundings of them in it, and A^T U as many again.
+        let spread = theta[0] / theta[rank as usize - 1].max(1e-300);
+        let rounding = 2.0 * Precision::F32.roundoff() / (self.ground.columns as f64).sqrt();
+        let fine = spread * rounding > self.spec.tolerance.value / 8.0;
         let held = match (self.precision, self.ground.view()) {
-            (Precision::F32, None) => Precision::F32,
-            (Precision::F32, Some(_)) | (Precision::F64, _) => Precision::F64,
+            (Precision::F32, None) if !fine => Precision::F32,
+            (Precision::F32, _) | (Precision::F64, _) => Precision::F64,
         };
         let v = self.rotate(keep, stage, true, held);
         let g = self.spec.guard;
