@@ -108,6 +108,23 @@ impl<'a> Builder<'a> {
         self.split(rank, &x, sides.right, Left::of(sides, Left::Known))
     }
 
+    /// Two split reads for a better X: Y = A X = Q R, X <- the Q of A^T Q. What of X is not in the wanted space shrinks by
+    /// sigma_{l+1} / sigma_k each.
+    pub fn refine(&mut self, x: &[Input]) -> Vec<Input> {
+        let stage = self.graph.stage("range pass before");
+        let range = self.range(x, stage);
+        let stage = self.graph.stage("projection pass before");
+        let (sum, extra) = self.project(x, &range, stage);
+        let stage = self.graph.stage("basis before");
+        let tree = self.tree_of_sum(sum, extra, stage);
+        let x = self.basis(&tree, stage);
+        // What is kept before it may be what has decided to come here.
+        if let Some(kept) = self.graph.checkpoints.last_mut() {
+            kept.supersedes.clear();
+        }
+        x
+    }
+
     /// Two split reads and the lift: Y = A X = Q R, B^T = A^T Q, small SVD, U and V. X need not be orthonormal. V is
     /// delivered if `right` says so.
     pub fn split(&mut self, rank: u32, x: &[Input], right: bool, left: Left) -> Wanted {

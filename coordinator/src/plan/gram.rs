@@ -17,7 +17,7 @@ use shared::{
 use super::{
     Mark, Pilot,
     ground::add,
-    krylov::{Array, blind_below},
+    krylov::{Array, blind_below, fades},
 };
 use crate::job::resolved::Wanted;
 
@@ -147,7 +147,7 @@ impl Pilot {
             let v = self.rotate(self.ritz_keep(n).min(n), stage, true, Precision::F64);
             let random = n - v.width;
             let rest = (random > 0).then(|| self.beside(&v, random, stage));
-            self.split_from(goal, &v, rest, stage);
+            self.split_from(goal, &v, rest, true, stage);
         } else if known < goal || noise > self.spec.tolerance.value / 20.0 {
             let stage = self
                 .graph
@@ -155,18 +155,18 @@ impl Pilot {
             let known = known.clamp(1, keep);
             let v = self.rotate(known, stage, true, Precision::F64);
             let rest = self.beside(&v, keep - known + guard, stage);
-            self.split_from(goal, &v, Some(rest), stage);
+            self.split_from(goal, &v, Some(rest), !fades(theta), stage);
         } else {
             self.end(goal, keep, theta);
         }
     }
 
-    fn split_from(&mut self, rank: u32, v: &Array, rest: Option<Array>, stage: u16) {
+    fn split_from(&mut self, rank: u32, v: &Array, rest: Option<Array>, sharp: bool, stage: u16) {
         let mut arrays = vec![v];
         arrays.extend(&rest);
         let width = arrays.iter().map(|array| array.width).sum();
         let shape = self.ground.shape(width, Precision::F64);
         let panels = self.panels(&arrays, shape, Precision::F64, stage);
-        self.split(rank, shape, &panels);
+        self.split(rank, shape, &panels, sharp);
     }
 }

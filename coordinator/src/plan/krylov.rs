@@ -136,6 +136,17 @@ fn stalls(marks: &[Mark], most: f64) -> bool {
     now.1 < most.ln() && slow || now.1 < (16.0 * most).ln() && still
 }
 
+/// Range pass, projection pass, lift pass.
+const SPLIT_READS: u32 = 3;
+
+/// Whether eigenvalues of A^T A go on falling where rounding takes over: the vectors there are half noise, and two split reads
+/// bring them on by sigma_{l+1} / sigma_k only. Where the spectrum has a gap there, it has ended, and they are exact.
+pub(super) fn fades(theta: &[f64]) -> bool {
+    let (from, to) = (2f64.powi(-49), 2f64.powi(-28));
+    let mut shares = theta.iter().map(|t| t / theta[0]);
+    shares.any(|share| share > from && share < to)
+}
+
 /// Operations of the small eigenproblem.
 fn solve_cost(d: u32) -> u64 {
     9 * u64::from(d).pow(3)
@@ -501,7 +512,11 @@ impl Pilot {
         let smallest = wanted.last().map_or(1.0, |t| t.max(1e-300));
         let noise = Precision::F64.roundoff() * blur * theta[0] / smallest;
         let splits = noise > tolerance / 20.0;
-        let ending = if blind || splits { 3 } else { 1 + self.lifts() };
+        let ending = if blind || splits {
+            SPLIT_READS
+        } else {
+            1 + self.lifts()
+        };
         let last = self.reads + 1 + ending > self.spec.tolerance.max_reads;
         let stalled = !last
             && worst.is_some_and(|worst| worst > MARGIN * tolerance)
@@ -515,24 +530,24 @@ impl Pilot {
         }
         if stalled {
             // A^T A has no more to tell.
-            self.end_split(goal.min(d as u32), room.min(d) as u32);
+            self.end_split(goal.min(d as u32), room.min(d) as u32, theta);
             return Ok(());
         }
         if blind && (d >= room || full || last) {
-            self.end_split(goal.min(d as u32), room.min(d) as u32);
+            self.end_split(goal.min(d as u32), room.min(d) as u32, theta);
             return Ok(());
         }
         match worst {
             Some(worst) if worst <= MARGIN * tolerance || last => {
                 let keep = room.min(d) as u32;
                 if splits {
-                    self.end_split(goal, keep);
+                    self.end_split(goal, keep, theta);
                 } else {
                     self.end(goal, keep, theta);
                 }
             }
             None if last && rank.is_some() => {
-                self.end_split(goal.min(d as u32), room.min(d) as u32)
+                self.end_split(goal.min(d as u32), room.min(d) as u32, theta)
             }
             None if (last || full) && rank.is_none() => {
                 self.lacks_energy = Some(known / squares);
@@ -659,7 +674,7 @@ impl Pilot {
         if lambda_min < LAMBDA_MIN {
             let stage = self.graph.stage("V for split reads");
             let panels = self.panels(&[&end.v, &end.guard], end.shape, end.shape.precision, stage);
-            self.split(rank, end.shape, &panels);
+            self.split(rank, end.shape, &panels, false);
         } else if last || !missed && (worst <= self.spec.tolerance.value || rounded) {
             self.finish(rank, &end);
         } else {
@@ -1289,25 +1304,30 @@ impl Pilot {
     }
 
     /// The way that needs no square of A: V, then two split reads and the lift.
-    fn end_split(&mut self, rank: u32, keep: u32) {
+    fn end_split(&mut self, rank: u32, keep: u32, theta: &[f64]) {
         let stage = self
             .graph
             .stage(format!("basis of {keep} after pass {}", self.reads));
         let v = self.rotate(keep, stage, true, Precision::F64);
         let shape = self.ground.shape(keep, Precision::F64);
         let panels = self.panels(&[&v], shape, Precision::F64, stage);
-        self.split(rank, shape, &panels);
+        self.split(rank, shape, &panels, !fades(theta));
     }
 
-    pub(super) fn split(&mut self, rank: u32, shape: Shape, panels: &[Input]) {
-        self.reads += 3;
+    /// With two reads more before, where there may be, if the space is not `sharp`.
+    pub(super) fn split(&mut self, rank: u32, shape: Shape, panels: &[Input], sharp: bool) {
+        self.reads += SPLIT_READS;
         let left = if self.sides.left {
             Left::Delivered
         } else {
             Left::Measured
         };
+        let refined = !sharp && self.reads + 2 <= self.spec.tolerance.max_reads;
         let mut builder = Builder::new(&self.ground, shape, &mut self.graph);
+        let better = refined.then(|| builder.refine(panels));
+        let panels = better.as_deref().unwrap_or(panels);
         self.wanted = Some(builder.split(rank, panels, self.sides.right, left));
+        self.reads += 2 * u32::from(refined);
     }
 }
 
