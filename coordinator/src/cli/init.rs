@@ -179,7 +179,7 @@ duplicates = \"error\"        # two lines for one row and column: error | sum | 
 rank = 50                   # singular triplets wanted
 oversample = 10             # extra columns of the sketch: more cost, safer accuracy
 tolerance = 1e-2            # the matrix is read until the residual of every triplet is below this
-precision = \"f32\"           # f32 | f64
+# precision = \"f64\"         # f32 if left out; f64 by itself for a tolerance below 1e-6
 seed = 0
 
 [output]
