@@ -7,6 +7,7 @@ use crate::failure::Failure;
 use crate::job::overrides::Overrides;
 use crate::job::resolve::{self, Loaded};
 use crate::job::resolved::{Accuracy, FactorSpec, Method, Precision};
+use crate::plan::{COLUMNS_MAX, SPLIT_READS};
 use crate::report::progress::{self, Event};
 use crate::report::{json, summary::Summary, terminal};
 use crate::run::{Repeat, RunOptions};
@@ -86,11 +87,6 @@ pub fn repeated(
     Ok(Some(repeat))
 }
 
-/// Most reads that an end takes: a run that stops with so many left has not stopped for want of them.
-const ENDING: u32 = 3;
-/// The shorter side of a matrix that is well factored as a whole.
-const EXACT_MAX: u64 = 4096;
-
 /// Does the job.
 ///
 /// # Errors
@@ -127,13 +123,14 @@ pub fn run(args: &RunArgs, global: &Global) -> Result<(), End> {
     Ok(())
 }
 
-/// What may be done where the tolerance was not reached.
+/// What may be done where the tolerance was not reached. A run that stops with more reads left than the longest end takes has not
+/// stopped for want of them.
 fn advice(summary: &Summary, factor: &FactorSpec) -> &'static str {
     let exhausted = match factor.accuracy {
-        Accuracy::Tolerance(tolerance) => summary.passes + ENDING >= tolerance.max_reads,
+        Accuracy::Tolerance(tolerance) => summary.passes + SPLIT_READS >= tolerance.max_reads,
         Accuracy::PowerIterations(_) => false,
     };
-    let short = summary.rows.min(summary.columns) <= EXACT_MAX;
+    let short = summary.rows.min(summary.columns) <= COLUMNS_MAX;
     match (factor.precision, factor.method) {
         _ if exhausted => "allow more reads with --max-reads, or a larger tolerance",
         (Precision::F32, _) => {

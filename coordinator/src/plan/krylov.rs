@@ -32,6 +32,7 @@ use super::{
     Sides, Spectrum, Wanted,
     fixed::{Builder, Left},
     ground::{Ground, add, whole},
+    marks::{Mark, stalls},
 };
 use crate::{
     failure::Failure,
@@ -106,38 +107,8 @@ fn ended_below(precision: Precision) -> f64 {
 /// A basis that was nearly orthonormal when scaled has eigenvalues above this; below, two split reads are taken.
 const LAMBDA_MIN: f64 = 0.25;
 
-/// Marks whose distance tells whether the error still falls; less is the noise of a restart.
-const STALL_READS: u32 = 3;
-/// Reads after which it is not to be nearly where it was, however slow it has been.
-const STILL_READS: u32 = 8;
-const STILL: f64 = 0.9;
-
-/// Whether the error has stopped falling, where rounding may be why: it falls by less than half of what all reads before have
-/// brought on average, or not at all for a while. Rounding leaves an error of about `most`, a roundoff times
-/// theta_1 / theta_k, and with most matrices far less; some rows have it add up.
-fn stalls(marks: &[Mark], most: f64) -> bool {
-    let told = |mark: &Mark| {
-        let worst = mark.worst.filter(|worst| *worst < 1.0)?;
-        Some((f64::from(mark.reads), worst.ln()))
-    };
-    let told: Vec<(f64, f64)> = marks.iter().filter_map(told).collect();
-    let (Some(&first), Some(&now)) = (told.first(), told.last()) else {
-        return false;
-    };
-    let ago = |reads: u32| {
-        let mut before = told.iter().rev();
-        before.find(|mark| mark.0 + f64::from(reads) <= now.0)
-    };
-    let still = ago(STILL_READS).is_some_and(|before| now.1 > before.1 + STILL.ln());
-    let slow = ago(STALL_READS).is_some_and(|before| {
-        let rate = |from: (f64, f64), to: (f64, f64)| (from.1 - to.1) / (to.0 - from.0);
-        before.0 > first.0 && 2.0 * rate(*before, now) < rate(first, *before)
-    });
-    now.1 < most.ln() && slow || now.1 < (16.0 * most).ln() && still
-}
-
 /// Range pass, projection pass, lift pass.
-const SPLIT_READS: u32 = 3;
+pub const SPLIT_READS: u32 = 3;
 
 /// Whether eigenvalues of A^T A go on falling where rounding takes over: the vectors there are half noise, and two split reads
 /// bring them on by sigma_{l+1} / sigma_k only. Where the spectrum has a gap there, it has ended, and they are exact.
@@ -189,16 +160,6 @@ impl KrylovSpec {
         };
         (1..=columns.min(keep)).rev().find(fits).unwrap_or(1)
     }
-}
-
-/// What was known after a read.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Mark {
-    pub reads: u32,
-    /// Columns of the basis.
-    pub basis: u32,
-    /// The worst error among the wanted triplets, in the tolerance's own kind; none while there are fewer.
-    pub worst: Option<f64>,
 }
 
 enum Awaited {
@@ -528,12 +489,8 @@ impl Pilot {
             self.again_in_f64(room.min(d) as u32);
             return Ok(());
         }
-        if stalled {
-            // A^T A has no more to tell.
-            self.end_split(goal.min(d as u32), room.min(d) as u32, theta);
-            return Ok(());
-        }
-        if blind && (d >= room || full || last) {
+        // A^T A has no more to tell.
+        if stalled || blind && (d >= room || full || last) {
             self.end_split(goal.min(d as u32), room.min(d) as u32, theta);
             return Ok(());
         }

@@ -9,6 +9,7 @@ mod forecast;
 mod gram;
 mod ground;
 mod krylov;
+mod marks;
 mod memory;
 mod tree;
 
@@ -32,8 +33,10 @@ use crate::{
 };
 use fixed::Builder;
 pub use forecast::{Forecast, Rates};
+pub use gram::COLUMNS_MAX;
 use ground::Ground;
-pub use krylov::{Given, KrylovSpec, Mark, Pilot, in_kind, tall_slices};
+pub use krylov::{Given, KrylovSpec, Pilot, SPLIT_READS, in_kind, tall_slices};
+pub use marks::Mark;
 pub use memory::Fitted;
 
 /// What is to be computed, every choice made: equal ones on equal matrices give equal bits.
