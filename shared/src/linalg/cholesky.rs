@@ -110,6 +110,11 @@ pub fn complement(d: usize, w: usize, c: &[f64]) -> (Vec<f64>, Vec<f64>) {
     (r, inverse)
 }
 
+/// R^-1 for G = R^T R, n x n: what makes columns of the Gram matrix G orthonormal. None where a pivot cancels.
+pub(super) fn straightens(n: usize, gram: &[f64]) -> Option<Vec<f64>> {
+    Some(inverse(n, &triangle(n, gram)?))
+}
+
 /// R of G = R^T R, n x n. None where a pivot cancels.
 fn triangle(n: usize, gram: &[f64]) -> Option<Vec<f64>> {
     let mut r = gram.to_vec();

@@ -6,6 +6,7 @@
 
 pub mod cholesky;
 pub mod dense;
+pub mod eigen;
 pub mod fixed;
 mod householder;
 pub mod narrow;

@@ -15,7 +15,7 @@ use crate::{
         bytes::{Bytes, BytesMut},
         work::WorkError,
     },
-    linalg::{fixed::power_of_two, tall},
+    linalg::{eigen, fixed::power_of_two},
 };
 
 /// Bits before the binary point, two kept back for rounding.
@@ -183,7 +183,7 @@ fn eigen(columns: u32, wide: u32, keep: usize, inputs: &[Bytes]) -> Result<Bytes
         c = Map::read(inputs.bytes()?, n)?.around(&c);
     }
     exactly(&c, n * n)?;
-    let tall::Eigen { values, vectors } = tall::eigen(n, &c, keep)?;
+    let eigen::Eigen { values, vectors } = eigen::eigen(n, &c, keep)?;
     drop(c);
     let mut out = BytesMut::zeroed_for::<f64>(n + keep + n * keep)?;
     let numbers = out.numbers_mut::<f64>();

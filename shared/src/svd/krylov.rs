@@ -33,12 +33,12 @@ use crate::{
         work::WorkError,
     },
     linalg::{
-        cholesky, dense,
+        cholesky, dense, eigen,
         fixed::power_of_two,
         real::Real,
         single,
         sketch::Sketch,
-        tall::{self, Tall},
+        tall::Tall,
     },
 };
 
@@ -606,7 +606,7 @@ fn ritz(before: usize, steps: &[Step], keep: usize, inputs: &[Bytes]) -> Result<
         known += width;
         last = dense::multiply::<f64, f64>(width, width, width, r2, r1);
     }
-    let eigen = tall::eigen(d, t, keep)?;
+    let eigen = eigen::eigen(d, t, keep)?;
     // R times the last rows of the eigenvectors.
     let width = steps.last().map_or(0, |step| step.width as usize);
     let rows = &eigen.vectors[(d - width) * keep..];

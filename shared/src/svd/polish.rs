@@ -31,7 +31,7 @@ use crate::{
         work::WorkError,
     },
     linalg::{
-        dense,
+        dense, eigen,
         fixed::power_of_two,
         real::Real,
         single,
@@ -359,10 +359,10 @@ fn polish(l: usize, g: usize, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
             own[i * l + j] = gram(i, j);
         }
     }
-    let tall::Eigen {
+    let eigen::Eigen {
         values: lambda,
         vectors: q,
-    } = tall::eigen(l, &own, l)?;
+    } = eigen::eigen(l, &own, l)?;
     let lambda_min = lambda.last().copied().unwrap_or(1.0);
     // What is not positive is told by `lambda_min`; here it only must not make numbers that are none.
     let roots: Vec<f64> = lambda.iter().map(|x| x.max(1e-30).sqrt()).collect();
@@ -407,7 +407,7 @@ fn polish(l: usize, g: usize, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
 
 /// The largest x with N v = x Y v, over what of Y is not noise.
 fn largest_of_pencil(g: usize, n: &[f64], y: &[f64]) -> Result<f64, WorkError> {
-    let tall::Eigen { values, vectors } = tall::eigen(g, y, g)?;
+    let eigen::Eigen { values, vectors } = eigen::eigen(g, y, g)?;
     let floor = GUARD_NOISE * values.first().copied().unwrap_or(0.0);
     let rank = values.iter().take_while(|&&x| x > floor && x > 0.0).count();
     if rank == 0 {
@@ -429,7 +429,7 @@ fn largest_of_pencil(g: usize, n: &[f64], y: &[f64]) -> Result<f64, WorkError> {
         width: rank,
     };
     let small = tall::cross(g, &[basis], right);
-    Ok(tall::eigen(rank, &small, 0)?.values[0])
+    Ok(eigen::eigen(rank, &small, 0)?.values[0])
 }
 
 /// V' and A^T U of a slice, f64[rows x k].
