@@ -26,7 +26,7 @@ use shared::{
 mod groups;
 
 pub(super) use groups::Array;
-use groups::{held_bytes, task_of};
+use groups::{Columns, held_bytes, task_of, whole_sum};
 
 use super::{
     Sides, Spectrum, Wanted,
@@ -244,10 +244,16 @@ pub struct Pilot {
 }
 
 /// Row slices of the Krylov method's arrays: of 2,048 rows, and no more than 512 where that allows it; of few rows, so many
-/// that two cores have the same to do.
+/// that two cores have the same to do, and as long as each other.
 pub fn tall_slices(columns: u64) -> Vec<Slice> {
-    let least = if columns <= 8192 { 1024 } else { 2048 };
-    let rows = columns.div_ceil(512).next_multiple_of(1024).max(least);
+    let rows = match columns {
+        0..=1024 => 1024,
+        1025..=8192 => {
+            let count = 2 * columns.div_ceil(2048);
+            columns.div_ceil(count).next_multiple_of(32)
+        }
+        _ => columns.div_ceil(512).next_multiple_of(1024).max(2048),
+    };
     (0..columns.div_ceil(rows))
         .map(|s| Slice {
             first: s * rows,
@@ -682,7 +688,7 @@ impl Pilot {
         let panels = self.panels(&[&next], shape, self.precision, stage);
         let (sum, extra) = self.power(&panels, shape, stage);
         let stage = self.graph.stage(format!("basis {}", self.reads));
-        let z = self.unfold(sum, shape, extra, stage);
+        let z = self.of_sum(sum, shape, extra);
 
         self.basis.push(next);
         let d = self.d();
@@ -690,19 +696,21 @@ impl Pilot {
         let near = self.basis.len().saturating_sub(2);
         let local: u32 = self.basis[near..].iter().map(|a| a.width).sum();
         let norm = self.ground.norm(self.precision);
-        let full = Precision::F64;
-        let c1 = self.cross(near, &z, full, width, 59 - 2 * norm, stage);
-        let c1 = self.cross_out(c1, local * width, 59 - 2 * norm, stage);
+        let bits = 59 - 2 * norm;
+        let sum = self.cross(near, &z, bits, stage);
         let refill = self.random(REFILL, self.refilled);
         self.refilled += width;
-        let leaves = self.fresh(near, c1, &z, width, refill, stage);
+        let leaves = self.fresh(near, (sum, bits), &z, refill, stage);
+        // T alone waits for it.
+        let c1 = self.cross_out(sum, local * width, bits, stage);
         let (q, r1) = self.climb(&leaves, width, self.precision, stage);
-        let sum = self.cross(0, &q.slices, self.precision, width, 59, stage);
+        let sum = self.cross(0, &q, 59, stage);
         let (array, c2, r2) = match self.precision {
             Precision::F32 => self.next_by_pythagoras(sum, &q, stage),
             Precision::F64 => {
+                let full = Precision::F64;
+                let w = self.deflate(0, (sum, 59), &q, full, stage);
                 let c2 = self.cross_out(sum, d * width, 59, stage);
-                let w = self.deflate(0, c2, &q.slices, width, full, stage);
                 let (array, r2) = self.orthonormal(&w, width, full, stage);
                 (array, c2, r2)
             }
@@ -750,16 +758,11 @@ impl Pilot {
     fn next_by_pythagoras(
         &mut self,
         sum: AccumulatorId,
-        q: &Array,
+        q: &Columns,
         stage: u16,
     ) -> (Array, Input, Input) {
         let (before, width) = (self.d(), q.width);
         let (d, w) = (before as usize, width as usize);
-        let input = Input::Fold {
-            accumulator: sum,
-            part: 0,
-            chunk: 0,
-        };
         let work = KrylovWork::Pythagoras {
             before,
             width,
@@ -767,21 +770,22 @@ impl Pilot {
         };
         let bytes = f64s(d + 2 * w, w);
         let cost = 2 * bytes * u64::from(width);
-        let small = self.add(work, vec![input], bytes, cost, stage);
+        let small = self.add(work, vec![whole_sum(sum)], bytes, cost, stage);
         let widths = self.widths(0);
         let mut tasks = Vec::new();
-        for (s, &q) in q.slices.iter().enumerate() {
-            let rows = self.slices[s].rows;
+        for (s, inputs_of_q) in q.slices.iter().enumerate() {
+            let slice = self.slices[s];
             let mut inputs = vec![whole(small)];
             inputs.extend(self.slices_of_basis(0, s));
-            inputs.push(q);
+            inputs.extend(inputs_of_q);
             let work = KrylovWork::Next {
-                rows,
+                slice,
                 widths: widths.clone(),
+                given: q.given,
                 width,
             };
-            let bytes = held_bytes(rows, width, Precision::F32);
-            let cost = 2 * u64::from(rows) * u64::from(before) * u64::from(width);
+            let bytes = held_bytes(slice.rows, width, Precision::F32);
+            let cost = 2 * u64::from(slice.rows) * u64::from(before) * u64::from(width);
             tasks.push(self.add(work, inputs, bytes, cost, stage));
         }
         let part = |from: usize, to: usize| Input::Result {
@@ -1111,11 +1115,10 @@ impl Pilot {
     /// Random columns, orthogonal to V.
     pub(super) fn beside(&mut self, v: &Array, width: u32, stage: u16) -> Array {
         let random = self.random(GUARD, self.reads * width);
-        let drawn = self.draw(width, random, stage);
+        let drawn = Columns::held(&self.draw(width, random, stage), width, Precision::F64);
         self.basis = vec![v.clone()];
-        let sum = self.cross(0, &drawn, Precision::F64, width, 59, stage);
-        let c = self.cross_out(sum, v.width * width, 59, stage);
-        let slices = self.deflate(0, c, &drawn, width, v.held, stage);
+        let sum = self.cross(0, &drawn, 59, stage);
+        let slices = self.deflate(0, (sum, 59), &drawn, v.held, stage);
         Array::of(slices.iter().filter_map(task_of).collect(), width, v.held)
     }
 

@@ -84,4 +84,4 @@ pub enum BlockName {
 }
 
 /// Version of what tasks yield; part of every result's name.
-pub const RESULT_VERSION: u16 = 3;
+pub const RESULT_VERSION: u16 = 4;

@@ -14,7 +14,7 @@ pub const BLOCK_ROWS: u32 = 16_384;
 const BLOCKS_MIN: u64 = 8;
 const BLOCK_NNZ_MIN: u64 = 1 << 16;
 /// To be raised when the same rows are cut in another way: what was prepared before is then prepared anew.
-pub const CUT_VERSION: u32 = 2;
+pub const CUT_VERSION: u32 = 3;
 
 /// One row block, as the plan knows it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -82,7 +82,8 @@ impl Cutter {
         Self {
             rows: 0,
             nnz: 0,
-            nnz_max: (nnz / BLOCKS_MIN).clamp(BLOCK_NNZ_MIN, BLOCK_NNZ),
+            // A little more than a share: blocks end with a row, and what each falls short of would make one more.
+            nnz_max: (nnz / BLOCKS_MIN + nnz / 512).clamp(BLOCK_NNZ_MIN, BLOCK_NNZ),
         }
     }
 

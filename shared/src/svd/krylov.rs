@@ -33,12 +33,7 @@ use crate::{
         work::WorkError,
     },
     linalg::{
-        cholesky, dense, eigen,
-        fixed::power_of_two,
-        real::Real,
-        single,
-        sketch::Sketch,
-        tall::Tall,
+        cholesky, dense, eigen, fixed::power_of_two, real::Real, single, sketch::Sketch, tall::Tall,
     },
 };
 
@@ -66,6 +61,17 @@ pub struct Random {
     pub first: u32,
 }
 
+/// How a slice of columns comes to a task: what is quickly made of something smaller or as large is made where it is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Given {
+    /// [rows x w]
+    Held(Precision),
+    /// Shifts, and chunks of a sum of integers: f64[rows x w].
+    Sum { shape: Shape, extra: i32 },
+    /// Q of a leaf (, its factor from above f64[h x w]): their product.
+    Leaf(Precision),
+}
+
 /// See the [module](self). `d` is the sum of `widths`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum KrylovWork {
@@ -83,19 +89,12 @@ pub enum KrylovWork {
         width: u32,
         random: Random,
     },
-    /// Shifts, chunks of Z -> Z f64[rows x w].
-    Unfold {
-        shape: Shape,
-        slice: Slice,
-        extra: i32,
-    },
-    /// Slices of X, slice of W -> adds X^T W (d x w) times 2^bits. `of`: how W stands; where both are f32, so is the
-    /// arithmetic.
+    /// Slices of X, W -> adds X^T W (d x w) times 2^bits. Where both are f32, so is the arithmetic.
     Cross {
-        rows: u32,
+        slice: Slice,
         widths: Vec<u32>,
         held: Precision,
-        of: Precision,
+        given: Given,
         width: u32,
         bits: i32,
     },
@@ -104,12 +103,14 @@ pub enum KrylovWork {
     /// The sum C = X^T Q for orthonormal Q -> C f64[d x w], R f64[w x w], R^-1, with R^T R = I - C^T C: the triangle of
     /// Q - X C (Pythagoras).
     Pythagoras { before: u32, width: u32, bits: i32 },
-    /// C f64[d x w], slices of X, slice of W f64 -> W - X C [rows x w].
+    /// The sum C = X^T W of [`Cross`](Self::Cross) (d x w) times 2^bits, slices of X, W -> W - X C [rows x w].
     Deflate {
         slice: Slice,
         widths: Vec<u32>,
         held: Precision,
+        given: Given,
         width: u32,
+        bits: i32,
         out: Precision,
     },
     /// The same, then as a [`Leaf`](Self::Leaf).
@@ -121,13 +122,16 @@ pub enum KrylovWork {
         slice: Slice,
         widths: Vec<u32>,
         held: Precision,
+        given: Given,
         width: u32,
+        bits: i32,
         refill: Random,
     },
-    /// What [`Pythagoras`](Self::Pythagoras) yields, slices of X f32, slice of Q f32 -> (Q - X C) R^-1 f32[rows x w].
+    /// What [`Pythagoras`](Self::Pythagoras) yields, slices of X f32, Q f32 -> (Q - X C) R^-1 f32[rows x w].
     Next {
-        rows: u32,
+        slice: Slice,
         widths: Vec<u32>,
+        given: Given,
         width: u32,
     },
     /// W f64[rows x w] -> R f64[h x w], then Q f64[rows x h].
@@ -184,7 +188,6 @@ impl KrylovWork {
         match self {
             Self::Draw { .. } => "draw",
             Self::Begin { .. } => "begin",
-            Self::Unfold { .. } => "unfold",
             Self::Cross { .. } => "cross",
             Self::CrossOut { .. } => "cross-out",
             Self::Pythagoras { .. } => "pythagoras",
@@ -216,19 +219,6 @@ impl KrylovWork {
                 width,
                 random,
             } => begin(*slice, *given, *width, *random, inputs),
-            Self::Unfold {
-                shape,
-                slice,
-                extra,
-            } => {
-                let mut inputs = Inputs::of(inputs);
-                let shifts = inputs.bytes()?.numbers()?;
-                let count = slice.rows as usize * shape.width as usize;
-                let mut out = BytesMut::unwritten_for::<f64>(count)?;
-                let z = out.numbers_mut();
-                tsqr::unfold_into(*shape, *slice, *extra, shifts, inputs.rest(), z)?;
-                Ok(out.freeze())
-            }
             Self::CrossOut { length, bits } => cross_out(*length, *bits, inputs),
             Self::Pythagoras {
                 before,
@@ -239,20 +229,25 @@ impl KrylovWork {
                 slice,
                 widths,
                 held,
+                given,
                 width,
+                bits,
                 out,
             } => {
-                let (left, _) = deflated(*slice, widths, *held, *width, inputs)?;
+                let (left, _) = deflated(*slice, widths, *held, *given, *width, *bits, inputs)?;
                 held_as(*out, &left)
             }
             Self::Fresh {
                 slice,
                 widths,
                 held,
+                given,
                 width,
+                bits,
                 refill,
             } => {
-                let (mut left, largest) = deflated(*slice, widths, *held, *width, inputs)?;
+                let (mut left, largest) =
+                    deflated(*slice, widths, *held, *given, *width, *bits, inputs)?;
                 let (rows, columns) = (slice.rows as usize, *width as usize);
                 let (q, r) = cholesky::qr(rows, columns, &left).unwrap_or_else(|| {
                     let factor = largest * power_of_two(REFILL_EXPONENT);
@@ -264,10 +259,11 @@ impl KrylovWork {
                 tsqr::factors(&q, &r)
             }
             Self::Next {
-                rows,
+                slice,
                 widths,
+                given,
                 width,
-            } => next(*rows as usize, widths, *width as usize, inputs),
+            } => next(*slice, widths, *given, *width as usize, inputs),
             Self::Leaf { rows, width } => {
                 let (rows, width) = (*rows as usize, *width as usize);
                 let w = Inputs::of(inputs).numbers::<f64>(rows * width)?;
@@ -276,18 +272,7 @@ impl KrylovWork {
                 tsqr::factors(&q, &r)
             }
             Self::Rows { rows, width, out } => {
-                let (rows, width) = (*rows as usize, *width as usize);
-                let mut inputs = Inputs::of(inputs);
-                let with_tree = inputs.left() > 1;
-                let (q, above) = tsqr::leaf_inputs(&mut inputs, rows, width, with_tree)?;
-                let Some(above) = above else {
-                    return held_as(*out, q);
-                };
-                let q = Pieces::Double(vec![Tall {
-                    numbers: q,
-                    width: above.len() / width,
-                }]);
-                q.combined(rows, above, width, *out)
+                leaf_rows(&mut Inputs::of(inputs), *rows, *width as usize, *out)
             }
             Self::Panel {
                 shape,
@@ -347,22 +332,22 @@ impl KrylovWork {
     pub fn fold(&self, inputs: &[Bytes], parts: &mut [&mut [i64]]) -> Result<(), WorkError> {
         match self {
             Self::Cross {
-                rows,
+                slice,
                 widths,
                 held,
-                of,
+                given,
                 width,
                 bits,
             } => {
-                let rows = *rows as usize;
+                let rows = slice.rows as usize;
                 let mut inputs = Inputs::of(inputs);
                 let x = Pieces::of(*held, &mut inputs, rows, widths)?;
-                let c = x.cross(rows, *of, *width as usize, &mut inputs)?;
+                let w = given.read(*slice, *width as usize, inputs)?;
+                let c = x.cross(rows, &w, *width as usize)?;
                 add_fixed(&c, *bits, parts)
             }
             Self::Draw { .. }
             | Self::Begin { .. }
-            | Self::Unfold { .. }
             | Self::CrossOut { .. }
             | Self::Pythagoras { .. }
             | Self::Deflate { .. }
@@ -461,31 +446,93 @@ pub(super) fn add_fixed(
     Ok(())
 }
 
+/// A sum of integers times 2^-bits.
+fn scaled(sum: &[i64], bits: i32) -> Vec<f64> {
+    let scale = power_of_two(-bits);
+    sum.iter().map(|&x| x as f64 * scale).collect()
+}
+
 fn cross_out(length: u32, bits: i32, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
     let sum = Inputs::of(inputs).numbers::<i64>(length as usize)?;
-    let scale = power_of_two(-bits);
-    let out: Vec<f64> = sum.iter().map(|&x| x as f64 * scale).collect();
-    Bytes::from_numbers(&out)
+    Bytes::from_numbers(&scaled(sum, bits))
 }
 
 /// See [`KrylovWork::Fresh`].
 const REFILL_EXPONENT: i32 = -44;
+
+/// Numbers that a task was given, or made of what it was given.
+pub(super) struct Columns {
+    block: Bytes,
+    held: Precision,
+}
+
+impl Columns {
+    pub(super) fn held(&self) -> Precision {
+        self.held
+    }
+
+    pub(super) fn numbers<T: Real>(&self, count: usize) -> Result<&[T], WorkError> {
+        exactly(self.block.numbers()?, count)
+    }
+}
+
+impl Given {
+    /// The columns from the inputs that are left.
+    fn read(self, slice: Slice, width: usize, inputs: Inputs<'_>) -> Result<Columns, WorkError> {
+        let mut inputs = inputs;
+        let (block, held) = match self {
+            Self::Held(held) => (inputs.bytes()?.clone(), held),
+            Self::Sum { shape, extra } => {
+                let shifts = inputs.bytes()?.numbers()?;
+                let mut out = BytesMut::unwritten_for::<f64>(slice.rows as usize * width)?;
+                let z = out.numbers_mut();
+                tsqr::unfold_into(shape, slice, extra, shifts, inputs.rest(), z)?;
+                (out.freeze(), Precision::F64)
+            }
+            Self::Leaf(out) => (leaf_rows(&mut inputs, slice.rows, width, out)?, out),
+        };
+        Ok(Columns { block, held })
+    }
+}
+
+/// Q of a leaf times its factor from above, if there is one.
+fn leaf_rows(
+    inputs: &mut Inputs<'_>,
+    rows: u32,
+    width: usize,
+    out: Precision,
+) -> Result<Bytes, WorkError> {
+    let rows = rows as usize;
+    let with_tree = inputs.left() > 1;
+    let (q, above) = tsqr::leaf_inputs(inputs, rows, width, with_tree)?;
+    let Some(above) = above else {
+        return held_as(out, q);
+    };
+    let q = Pieces::Double(vec![Tall {
+        numbers: q,
+        width: above.len() / width,
+    }]);
+    q.combined(rows, above, width, out)
+}
 
 /// W - X C, and the largest entry of C.
 fn deflated(
     slice: Slice,
     widths: &[u32],
     held: Precision,
+    given: Given,
     width: u32,
+    bits: i32,
     inputs: &[Bytes],
 ) -> Result<(Vec<f64>, f64), WorkError> {
     let (rows, columns) = (slice.rows as usize, width as usize);
     let d: usize = widths.iter().map(|&w| w as usize).sum();
     let mut inputs = Inputs::of(inputs);
-    let c = inputs.numbers::<f64>(d * columns)?;
+    let c = scaled(inputs.numbers::<i64>(d * columns)?, bits);
     let x = Pieces::of(held, &mut inputs, rows, widths)?;
-    let mut left = inputs.numbers::<f64>(rows * columns)?.to_vec();
-    x.deflate(rows, c, columns, &mut left);
+    let w = given.read(slice, columns, inputs)?;
+    let mut left = w.numbers::<f64>(rows * columns)?.to_vec();
+    x.deflate(rows, &c, columns, &mut left);
     let largest = c.iter().fold(0.0f64, |largest, c| largest.max(c.abs()));
     Ok((left, largest))
 }
@@ -496,21 +543,27 @@ fn pythagoras(
     bits: i32,
     inputs: &[Bytes],
 ) -> Result<Bytes, WorkError> {
-    let sum = Inputs::of(inputs).numbers::<i64>(before * width)?;
-    let scale = power_of_two(-bits);
-    let mut out: Vec<f64> = sum.iter().map(|&x| x as f64 * scale).collect();
+    let mut out = scaled(Inputs::of(inputs).numbers(before * width)?, bits);
     let (r, inverse) = cholesky::complement(before, width, &out);
     out.extend(r);
     out.extend(inverse);
     Bytes::from_numbers(&out)
 }
 
-fn next(rows: usize, widths: &[u32], width: usize, inputs: &[Bytes]) -> Result<Bytes, WorkError> {
+fn next(
+    slice: Slice,
+    widths: &[u32],
+    given: Given,
+    width: usize,
+    inputs: &[Bytes],
+) -> Result<Bytes, WorkError> {
+    let rows = slice.rows as usize;
     let d: usize = widths.iter().map(|&w| w as usize).sum();
     let mut inputs = Inputs::of(inputs);
     let small = inputs.numbers::<f64>((d + 2 * width) * width)?;
     let x = pieces::<f32>(&mut inputs, rows, widths)?;
-    let numbers = inputs.numbers::<f32>(rows * width)?;
+    let q = given.read(slice, width, inputs)?;
+    let numbers = q.numbers(rows * width)?;
     let mut out = BytesMut::unwritten_for::<f32>(rows * width)?;
     let (c, inverse) = (&small[..d * width], &small[(d + width) * width..]);
     let q = Tall { numbers, width };

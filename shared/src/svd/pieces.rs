@@ -1,6 +1,6 @@
 //! A basis as it stands: slices of several arrays side by side, in f32 or f64, and products with them.
 
-use super::{Inputs, Precision};
+use super::{Inputs, Precision, krylov::Columns};
 use crate::{
     farm::{
         bytes::{Bytes, BytesMut},
@@ -47,26 +47,25 @@ impl<'a> Pieces<'a> {
         })
     }
 
-    /// X^T W; W is the next input.
+    /// X^T W
     pub(super) fn cross(
         &self,
         rows: usize,
-        of: Precision,
+        w: &Columns,
         width: usize,
-        inputs: &mut Inputs<'_>,
     ) -> Result<Vec<f64>, WorkError> {
         let count = rows * width;
-        match (self, of) {
+        match (self, w.held()) {
             (Self::Single(x), Precision::F32) => {
-                let numbers = inputs.numbers::<f32>(count)?;
+                let numbers = w.numbers(count)?;
                 Ok(single::cross_in_single(rows, x, Tall { numbers, width }))
             }
             (Self::Single(x), Precision::F64) => {
-                let numbers = inputs.numbers::<f64>(count)?;
+                let numbers = w.numbers(count)?;
                 Ok(single::cross(rows, x, Tall { numbers, width }))
             }
             (Self::Double(x), Precision::F64) => {
-                let numbers = inputs.numbers::<f64>(count)?;
+                let numbers = w.numbers(count)?;
                 Ok(tall::cross(rows, x, Tall { numbers, width }))
             }
             (Self::Double(_), Precision::F32) => Err(WorkError::BadInput(

@@ -7,7 +7,7 @@ use shared::{
     },
     svd::{
         Precision, Shape, SvdWork,
-        krylov::{KrylovWork, Random},
+        krylov::{Given, KrylovWork, Random},
         layout::{Panels, f64s},
         polish::PolishWork,
     },
@@ -38,6 +38,32 @@ impl Array {
             held,
             checkpoint: None,
         }
+    }
+}
+
+/// Columns that need not stand anywhere: of each slice, what a task makes them of.
+pub(super) struct Columns {
+    pub(super) given: Given,
+    pub(super) slices: Vec<Vec<Input>>,
+    pub(super) width: u32,
+}
+
+impl Columns {
+    pub(super) fn held(slices: &[Input], width: u32, held: Precision) -> Self {
+        Self {
+            given: Given::Held(held),
+            slices: slices.iter().map(|slice| vec![*slice]).collect(),
+            width,
+        }
+    }
+}
+
+/// A sum of one part that is read whole.
+pub(super) fn whole_sum(accumulator: AccumulatorId) -> Input {
+    Input::Fold {
+        accumulator,
+        part: 0,
+        chunk: 0,
     }
 }
 
@@ -242,39 +268,25 @@ impl Pilot {
         inputs
     }
 
-    pub(super) fn unfold(
-        &mut self,
-        sum: AccumulatorId,
-        shape: Shape,
-        extra: i32,
-        stage: u16,
-    ) -> Vec<Input> {
-        (0..self.slices.len())
-            .map(|s| {
-                let slice = self.slices[s];
-                let inputs = self.sum_inputs(sum, shape, s);
-                let bytes = f64s(slice.rows as usize, shape.width as usize);
-                let work = KrylovWork::Unfold {
-                    shape,
-                    slice,
-                    extra,
-                };
-                whole(self.add(work, inputs, bytes, bytes, stage))
-            })
-            .collect()
+    /// What a sum over the blocks comes to.
+    pub(super) fn of_sum(&self, sum: AccumulatorId, shape: Shape, extra: i32) -> Columns {
+        let slices = 0..self.slices.len();
+        Columns {
+            given: Given::Sum { shape, extra },
+            slices: slices.map(|s| self.sum_inputs(sum, shape, s)).collect(),
+            width: shape.width,
+        }
     }
 
-    /// X^T W for the arrays of the basis from the given one on; entries are below 2^(59 - bits). `of`: how W stands.
+    /// X^T W for the arrays of the basis from the given one on; entries are below 2^(59 - bits).
     pub(super) fn cross(
         &mut self,
         from: usize,
-        w: &[Input],
-        of: Precision,
-        width: u32,
+        w: &Columns,
         bits: i32,
         stage: u16,
     ) -> AccumulatorId {
-        let held = self.basis[from].held;
+        let (held, given, width) = (self.basis[from].held, w.given, w.width);
         let widths = self.widths(from);
         let d: u32 = widths.iter().sum();
         let length = d * width;
@@ -282,16 +294,16 @@ impl Pilot {
             parts: vec![vec![length]],
             contributions: self.slices.len() as u32,
         });
-        for (s, &w) in w.iter().enumerate() {
-            let rows = self.slices[s].rows;
+        for (s, w) in w.slices.iter().enumerate() {
+            let slice = self.slices[s];
             let mut inputs = self.slices_of_basis(from, s);
-            inputs.push(w);
+            inputs.extend(w);
             self.graph.task(Task {
                 work: SvdWork::Krylov(KrylovWork::Cross {
-                    rows,
+                    slice,
                     widths: widths.clone(),
                     held,
-                    of,
+                    given,
                     width,
                     bits,
                 }),
@@ -302,7 +314,7 @@ impl Pilot {
                     contribution: s as u32,
                 },
                 width: 1,
-                cost: 2 * u64::from(rows) * u64::from(length),
+                cost: 2 * u64::from(slice.rows) * u64::from(length),
                 stage,
             });
         }
@@ -316,13 +328,14 @@ impl Pilot {
         bits: i32,
         stage: u16,
     ) -> Input {
-        let input = Input::Fold {
-            accumulator: sum,
-            part: 0,
-            chunk: 0,
-        };
         let work = KrylovWork::CrossOut { length, bits };
-        whole(self.add(work, vec![input], f64s(length as usize, 1), 1, stage))
+        whole(self.add(
+            work,
+            vec![whole_sum(sum)],
+            f64s(length as usize, 1),
+            1,
+            stage,
+        ))
     }
 
     pub(super) fn guard_gram(
@@ -364,30 +377,31 @@ impl Pilot {
         self.cross_out(accumulator, length, bits, stage)
     }
 
-    /// Leaves of W - X C, and of random columns where nothing of it is left.
+    /// Leaves of W - X C, and of random columns where nothing of it is left. `c`: the sum of [`cross`](Self::cross).
     pub(super) fn fresh(
         &mut self,
         from: usize,
-        c: Input,
-        w: &[Input],
-        width: u32,
+        c: (AccumulatorId, i32),
+        w: &Columns,
         refill: Random,
         stage: u16,
     ) -> Vec<(TaskId, u32)> {
-        let held = self.basis[from].held;
+        let (held, given, width) = (self.basis[from].held, w.given, w.width);
         let widths = self.widths(from);
         let d: u64 = widths.iter().map(|w| u64::from(*w)).sum();
         let mut leaves = Vec::new();
-        for (s, &w) in w.iter().enumerate() {
+        for (s, w) in w.slices.iter().enumerate() {
             let slice = self.slices[s];
-            let mut inputs = vec![c];
+            let mut inputs = vec![whole_sum(c.0)];
             inputs.extend(self.slices_of_basis(from, s));
-            inputs.push(w);
+            inputs.extend(w);
             let work = KrylovWork::Fresh {
                 slice,
                 widths: widths.clone(),
                 held,
+                given,
                 width,
+                bits: c.1,
                 refill,
             };
             let (bytes, h) = leaf_bytes(slice.rows, width);
@@ -402,27 +416,28 @@ impl Pilot {
     pub(super) fn deflate(
         &mut self,
         from: usize,
-        c: Input,
-        w: &[Input],
-        width: u32,
+        c: (AccumulatorId, i32),
+        w: &Columns,
         out: Precision,
         stage: u16,
     ) -> Vec<Input> {
-        let held = self.basis[from].held;
+        let (held, given, width) = (self.basis[from].held, w.given, w.width);
         let widths = self.widths(from);
         let d: u64 = widths.iter().map(|w| u64::from(*w)).sum();
-        w.iter()
-            .enumerate()
-            .map(|(s, &w)| {
+        let slices = w.slices.iter().enumerate();
+        slices
+            .map(|(s, w)| {
                 let slice = self.slices[s];
-                let mut inputs = vec![c];
+                let mut inputs = vec![whole_sum(c.0)];
                 inputs.extend(self.slices_of_basis(from, s));
-                inputs.push(w);
+                inputs.extend(w);
                 let work = KrylovWork::Deflate {
                     slice,
                     widths: widths.clone(),
                     held,
+                    given,
                     width,
+                    bits: c.1,
                     out,
                 };
                 let rows = u64::from(slice.rows);
@@ -449,7 +464,15 @@ impl Pilot {
             let work = KrylovWork::Leaf { rows, width };
             leaves.push((self.add(work, vec![w], bytes, cost, stage), h));
         }
-        self.climb(&leaves, width, out, stage)
+        let (q, r) = self.climb(&leaves, width, out, stage);
+        let mut tasks = Vec::new();
+        for (s, inputs) in q.slices.into_iter().enumerate() {
+            let rows = self.slices[s].rows;
+            let work = KrylovWork::Rows { rows, width, out };
+            let cost = 2 * u64::from(rows) * u64::from(width) * u64::from(width);
+            tasks.push(self.add(work, inputs, held_bytes(rows, width, out), cost, stage));
+        }
+        (Array::of(tasks, width, out), r)
     }
 
     /// What leaves, each with its height, come to together: the orthonormal factor, as `out`, and R.
@@ -459,10 +482,10 @@ impl Pilot {
         width: u32,
         out: Precision,
         stage: u16,
-    ) -> (Array, Input) {
+    ) -> (Columns, Input) {
         let l = width as usize;
         let tree = Tree::grow(&mut self.graph, width, leaves, stage);
-        let mut tasks = Vec::new();
+        let mut slices = Vec::new();
         for (s, &(leaf, h)) in leaves.iter().enumerate() {
             let rows = self.slices[s].rows;
             let r = f64s(h as usize, l);
@@ -471,11 +494,14 @@ impl Pilot {
                 range: Some((r, r + f64s(rows as usize, h as usize))),
             }];
             inputs.extend(tree.above_leaf(s));
-            let work = KrylovWork::Rows { rows, width, out };
-            let cost = 2 * u64::from(rows) * u64::from(width) * u64::from(width);
-            tasks.push(self.add(work, inputs, held_bytes(rows, width, out), cost, stage));
+            slices.push(inputs);
         }
-        (Array::of(tasks, width, out), tree.root_r())
+        let q = Columns {
+            given: Given::Leaf(out),
+            slices,
+            width,
+        };
+        (q, tree.root_r())
     }
 }
 
