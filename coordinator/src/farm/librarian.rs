@@ -4,8 +4,8 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, channel},
     },
     thread::{Builder, JoinHandle},
 };
@@ -27,7 +27,9 @@ const QUESTIONS_MAX: usize = 1 << 16;
 
 pub struct Librarian {
     plan: ContentHash,
-    questions: Option<SyncSender<(Outbox, Fetch)>>,
+    questions: Option<Sender<(Outbox, Fetch)>>,
+    /// Those that wait. (A channel of bounded length would take the memory of all of them at once.)
+    waiting: Arc<AtomicUsize>,
     missing: Receiver<TaskId>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -39,12 +41,15 @@ impl Librarian {
         inputs: Arc<dyn Inputs>,
         spool: Option<Arc<Spool>>,
     ) -> io::Result<Self> {
-        let (questions, receiver) = sync_channel::<(Outbox, Fetch)>(QUESTIONS_MAX);
+        let (questions, receiver) = channel::<(Outbox, Fetch)>();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let less = Arc::clone(&waiting);
         let (sender, missing) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = Builder::new().name("librarian".to_owned()).spawn(move || {
             for (outbox, fetch) in receiver {
+                less.fetch_sub(1, Ordering::Relaxed);
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
@@ -56,6 +61,7 @@ impl Librarian {
         Ok(Self {
             plan,
             questions: Some(questions),
+            waiting,
             missing,
             stop,
             thread: Some(thread),
@@ -65,11 +71,11 @@ impl Librarian {
     /// The answer goes to the outbox: a block, or nothing.
     pub fn fetch(&self, outbox: &Outbox, fetch: Fetch) {
         let asked = match &self.questions {
-            Some(questions) => match questions.try_send((outbox.clone(), fetch)) {
-                Ok(()) => true,
-                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
-            },
-            None => false,
+            Some(questions) if self.waiting.load(Ordering::Relaxed) < QUESTIONS_MAX => {
+                self.waiting.fetch_add(1, Ordering::Relaxed);
+                questions.send((outbox.clone(), fetch)).is_ok()
+            }
+            Some(_) | None => false,
         };
         if !asked {
             let _ = outbox.bulk(&answer(self.plan, fetch.request, None));

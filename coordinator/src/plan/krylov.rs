@@ -118,7 +118,7 @@ pub(super) fn fades(theta: &[f64]) -> bool {
     shares.any(|share| share > from && share < to)
 }
 
-/// Operations of the small eigenproblem.
+/// What the small eigenproblem costs in operations of a read: of its own there are fewer, but half of them are slow.
 fn solve_cost(d: u32) -> u64 {
     9 * u64::from(d).pow(3)
 }
@@ -685,7 +685,7 @@ impl Pilot {
         let shape = self.ground.shape(width, self.precision);
         let stage = self.graph.stage(format!("pass {}", self.reads));
         let next = std::mem::take(&mut self.next);
-        let panels = self.panels(&[&next], shape, self.precision, stage);
+        let panels = self.read_panels(&next, shape, stage);
         let (sum, extra) = self.power(&panels, shape, stage);
         let stage = self.graph.stage(format!("basis {}", self.reads));
         let z = self.of_sum(sum, shape, extra);

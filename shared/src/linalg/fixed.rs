@@ -39,6 +39,17 @@ pub(super) fn round_double(value: f64, scale: f64) -> i64 {
         .wrapping_add(bits(low).wrapping_sub(bits(MAGIC)))
 }
 
+/// value to the nearest integer, ties to even, for values of at most 2^61: as [`round_double`], where the scale has been
+/// multiplied in exactly. No call of a library, so loops over it are done several numbers at a time.
+pub fn round(value: f64) -> i64 {
+    let sum = value + MAGIC_HIGH;
+    let high = sum - MAGIC_HIGH;
+    let low = (value - high) + MAGIC;
+    let bits = |x: f64| x.to_bits() as i64;
+    (bits(sum).wrapping_sub(bits(MAGIC_HIGH)) << SPLIT)
+        .wrapping_add(bits(low).wrapping_sub(bits(MAGIC)))
+}
+
 /// Reads rows of an accumulator.
 ///
 /// Shapes: `z` and `out` are rows x `width`, row-major; `shifts` has one exponent a row.
@@ -72,6 +83,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn rounding_is_to_nearest_and_to_even() {
+        let limit = 2f64.powi(61);
+        for at in 0..62 {
+            for part in [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5] {
+                for value in [2f64.powi(at) + part, 2f64.powi(at) - part] {
+                    for value in [value, -value, value.next_up(), -value.next_down()] {
+                        let value = value.clamp(-limit, limit);
+                        assert_eq!(round(value), value.round_ties_even() as i64, "{value:e}");
+                    }
+                }
+            }
+        }
+    }
 
     /// The definition, in 128-bit integers: value * 2^exponent to the nearest integer, ties to even.
     fn round_by_integers(value: f64, exponent: i32) -> i64 {

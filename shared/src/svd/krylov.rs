@@ -33,7 +33,12 @@ use crate::{
         work::WorkError,
     },
     linalg::{
-        cholesky, dense, eigen, fixed::power_of_two, real::Real, single, sketch::Sketch, tall::Tall,
+        cholesky, dense, eigen,
+        fixed::{power_of_two, round},
+        real::Real,
+        single,
+        sketch::Sketch,
+        tall::Tall,
     },
 };
 
@@ -441,7 +446,7 @@ pub(super) fn add_fixed(
         )));
     }
     for (sum, &x) in sum.iter_mut().zip(numbers) {
-        *sum += (x * scale).round_ties_even() as i64;
+        *sum += round(x * scale);
     }
     Ok(())
 }

@@ -103,7 +103,7 @@ pub enum SvdWork {
         shape: Shape,
         panel: u16,
     },
-    /// Row block, shifts i16[n], panel of X -> adds A_i^T (A_i X) into the panel's part of Z.
+    /// Row block, shifts i16[n], panel of X, whole or a piece a slice -> adds A_i^T (A_i X) into the panel's part of Z.
     Power {
         scale: i32,
         shape: Shape,

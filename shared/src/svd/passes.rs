@@ -1,6 +1,6 @@
 //! Tasks that read A, and those that make the panels which they read.
 
-use super::{Inputs, Shape, layout::Panels, with_precision};
+use super::{Inputs, Shape, exactly, layout::Panels, with_precision};
 use crate::{
     farm::{
         bytes::{Bytes, BytesMut},
@@ -117,7 +117,16 @@ fn power_of<T: Real>(
     let mut inputs = Inputs::of(inputs);
     let block = inputs.block(shape.columns)?;
     let shifts = inputs.numbers::<i16>(n)?;
-    let x = inputs.numbers::<T>(n * width)?;
+    let mut joined = Vec::new();
+    let x = if inputs.left() == 1 {
+        inputs.numbers::<T>(n * width)?
+    } else {
+        joined.reserve(n * width);
+        for piece in inputs.rest() {
+            joined.extend_from_slice(piece.numbers::<T>()?);
+        }
+        exactly(&joined, n * width)?
+    };
     let [z] = parts else {
         return Err(WorkError::BadInput(
             "a power task adds to one part".to_owned(),

@@ -19,6 +19,9 @@ use crate::plan::{
     tree::Tree,
 };
 
+/// Bytes of a panel that each task which reads A joins for itself.
+const JOINED: u64 = 1 << 19;
+
 /// An n-sided array: a block a slice.
 #[derive(Clone, Debug, Default)]
 pub(in crate::plan) struct Array {
@@ -182,9 +185,27 @@ impl Pilot {
             .collect()
     }
 
+    /// Panels of the next block, each as a task that reads A takes it: whole, or where that is so short that joining it
+    /// again takes less time than waiting until somebody has, a slice after the other.
+    pub(super) fn read_panels(
+        &mut self,
+        next: &Array,
+        shape: Shape,
+        stage: u16,
+    ) -> Vec<Vec<Input>> {
+        let bytes = shape.columns * u64::from(shape.width) * shape.precision.bytes() as u64;
+        let one = Panels::of(shape).widths == [shape.width as usize];
+        let as_it_stands = next.held == shape.precision && self.ground.view().is_none();
+        if one && as_it_stands && bytes <= JOINED {
+            return vec![next.slices.clone()];
+        }
+        let panels = self.panels(&[next], shape, shape.precision, stage);
+        panels.into_iter().map(|panel| vec![panel]).collect()
+    }
+
     pub(super) fn power(
         &mut self,
-        panels: &[Input],
+        panels: &[Vec<Input>],
         shape: Shape,
         stage: u16,
     ) -> (AccumulatorId, i32) {
@@ -194,7 +215,9 @@ impl Pilot {
         let accumulator = self.ground.sum(&mut self.graph, parts);
         let widths = Panels::of(shape).widths;
         for i in 0..blocks {
-            for (p, &x) in panels.iter().enumerate() {
+            for (p, x) in panels.iter().enumerate() {
+                let mut inputs = vec![self.ground.block_input(i), self.ground.shifts_input()];
+                inputs.extend(x);
                 self.graph.task(Task {
                     work: SvdWork::Power {
                         scale: self.ground.block_scale,
@@ -202,7 +225,7 @@ impl Pilot {
                         panel: p as u16,
                         extra,
                     },
-                    inputs: vec![self.ground.block_input(i), self.ground.shifts_input(), x],
+                    inputs,
                     output: Output::Fold {
                         accumulator,
                         parts: (p as u16, p as u16 + 1),
