@@ -139,6 +139,7 @@ pub fn factor(
                 deliver,
                 progress,
                 stop,
+                local: None,
             };
             let ran = drive(Arc::clone(&plan.graph), orders, farm.letters());
             farm.close();

@@ -1,10 +1,12 @@
 //! Runs an agent in this process: its mailbox, its threads, its links.
 
 use std::{
+    iter, panic,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -66,10 +68,13 @@ pub enum AgentError {
     Frame(#[from] FrameError),
 }
 
-struct Driver<W: Work, L: Links> {
+/// An agent with its threads and links, for whoever reads its mailbox: letters are to be put to [`read`](Driver::read), then
+/// [`act`](Driver::act) is to be called, and again no later than [`due`](Driver::due) says.
+pub struct Driver<W: Work, L: Links> {
     agent: Agent<W>,
     hands: Hands,
-    executor: Executor<W>,
+    /// `None` when it has been stopped.
+    executor: Option<Executor<W>>,
     links: L,
     inputs: Arc<dyn Inputs>,
     plan: ContentHash,
@@ -86,59 +91,70 @@ pub fn run_agent<W: Work>(
     (mailbox, letters): (Sender<Letter>, Receiver<Letter>),
     links: impl Links,
 ) -> Result<(), AgentError> {
-    let executor = Executor::start(config.cores, io_threads, inputs, &mailbox, Letter::Report)?;
+    let mut driver =
+        Driver::<W, _>::start(config, io_threads, inputs, &mailbox, Letter::Report, links)?;
     // From now on only links and threads keep the mailbox open.
     drop(mailbox);
-    let mut driver = Driver {
-        agent: Agent::<W>::new(config),
-        hands: Hands::default(),
-        executor,
-        links,
-        inputs: Arc::clone(inputs),
-        plan: ContentHash([0; 32]),
-        start: Instant::now(),
-        abandoned: false,
-    };
-    let result = driver.work(&letters);
-    driver.executor.stop();
-    result
+    while driver.act() {
+        let first = match driver.due() {
+            None => letters.recv().ok(),
+            Some(wait) => match letters.recv_timeout(wait) {
+                Ok(letter) => Some(letter),
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => None,
+            },
+        };
+        let Some(first) = first else {
+            break;
+        };
+        let more = letters.try_iter().take(LETTERS_MAX);
+        for letter in iter::once(first).chain(more) {
+            driver.read(letter)?;
+        }
+    }
+    Ok(())
 }
 
 impl<W: Work, L: Links> Driver<W, L> {
-    fn work(&mut self, letters: &Receiver<Letter>) -> Result<(), AgentError> {
-        loop {
-            while let Some(action) = self.agent.poll_action() {
-                if !self.act(action) {
-                    return Ok(());
-                }
-            }
-            if self.abandoned {
-                return Ok(());
-            }
-            let Some(first) = self.wait(letters) else {
-                return Ok(());
-            };
-            let more = letters.try_iter().take(LETTERS_MAX);
-            for letter in first.into_iter().chain(more) {
-                self.read(letter)?;
-            }
-        }
+    /// Starts the threads; what they report goes into the mailbox.
+    pub fn start<M: Send + 'static>(
+        config: AgentConfig,
+        io_threads: usize,
+        inputs: &Arc<dyn Inputs>,
+        mailbox: &Sender<M>,
+        wrap: impl Fn(Report) -> M + Clone + Send + 'static,
+        links: L,
+    ) -> Result<Self, AgentError> {
+        let executor = Executor::start(config.cores, io_threads, inputs, mailbox, wrap)?;
+        Ok(Self {
+            agent: Agent::<W>::new(config),
+            hands: Hands::default(),
+            executor: Some(executor),
+            links,
+            inputs: Arc::clone(inputs),
+            plan: ContentHash([0; 32]),
+            start: Instant::now(),
+            abandoned: false,
+        })
     }
 
-    /// The next letter, or `Some(None)` when a deadline has passed instead.
-    fn wait(&mut self, letters: &Receiver<Letter>) -> Option<Option<Letter>> {
-        let Some(deadline) = self.agent.poll_deadline() else {
-            return letters.recv().ok().map(Some);
-        };
-        let wait = Duration::from_micros(deadline.since(self.now()));
-        match letters.recv_timeout(wait) {
-            Ok(letter) => Some(Some(letter)),
-            Err(RecvTimeoutError::Timeout) => {
-                self.handle(Event::Tick);
-                Some(None)
-            }
-            Err(RecvTimeoutError::Disconnected) => None,
+    /// Does what there is to do; false when the job has ended or the coordinator is gone.
+    pub fn act(&mut self) -> bool {
+        if self.due().is_some_and(|wait| wait.is_zero()) {
+            self.handle(Event::Tick);
         }
+        while let Some(action) = self.agent.poll_action() {
+            if !self.take(action) {
+                return false;
+            }
+        }
+        !self.abandoned
+    }
+
+    /// When something is to be done though no letter comes.
+    pub fn due(&self) -> Option<Duration> {
+        let deadline = self.agent.poll_deadline()?;
+        Some(Duration::from_micros(deadline.since(self.now())))
     }
 
     fn now(&self) -> Moment {
@@ -151,7 +167,7 @@ impl<W: Work, L: Links> Driver<W, L> {
     }
 
     /// Handles a letter. Nonsense from the coordinator ends the job, nonsense from a peer ends that link.
-    fn read(&mut self, letter: Letter) -> Result<(), AgentError> {
+    pub fn read(&mut self, letter: Letter) -> Result<(), AgentError> {
         let peer = match &letter {
             Letter::Peer(peer, _) => Some(*peer),
             Letter::Coordinator(_)
@@ -265,7 +281,7 @@ impl<W: Work, L: Links> Driver<W, L> {
     }
 
     /// Does what the agent says; false when that is to stop.
-    fn act(&mut self, action: Action<W>) -> bool {
+    fn take(&mut self, action: Action<W>) -> bool {
         match action {
             Action::Tell(message) => return self.links.coordinator().control(&message).is_ok(),
             Action::Ask {
@@ -318,17 +334,17 @@ impl<W: Work, L: Links> Driver<W, L> {
                     .collect();
                 self.handle(Event::Surveyed(here));
             }
-            Action::Load(hash) => self.executor.load(hash),
+            Action::Load(hash) => self.threads().load(hash),
             Action::Run { worker, jobs } => {
                 let bundle = jobs.into_iter().map(|job| self.hands.load(job)).collect();
-                self.executor.run(worker, bundle);
+                self.threads().run(worker, bundle);
             }
             Action::Gather { name, pieces } => {
                 let pieces = pieces
                     .into_iter()
                     .map(|piece| self.hands.piece(&name, piece))
                     .collect();
-                self.executor.add(name, pieces);
+                self.threads().add(name, pieces);
             }
             Action::Keep { name, piece } => {
                 let bytes = self.hands.piece(&name, piece);
@@ -351,6 +367,22 @@ impl<W: Work, L: Links> Driver<W, L> {
             Action::Stop => return false,
         }
         true
+    }
+
+    fn threads(&self) -> &Executor<W> {
+        self.executor.as_ref().expect("it lives as long as this")
+    }
+}
+
+impl<W: Work, L: Links> Drop for Driver<W, L> {
+    /// Whatever the end, no thread outlives it.
+    fn drop(&mut self) {
+        let ended = self.executor.take().map_or(Ok(()), Executor::stop);
+        if let Err(why) = ended
+            && !thread::panicking()
+        {
+            panic::resume_unwind(why);
+        }
     }
 }
 

@@ -56,13 +56,13 @@ impl<W: Work> Executor<W> {
         io_threads: usize,
         inputs: &Arc<dyn Inputs>,
         mailbox: &mpsc::Sender<M>,
-        wrap: fn(Report) -> M,
+        wrap: impl Fn(Report) -> M + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
         let mut threads = Vec::new();
         let mut workers = Vec::new();
         for worker in 0..cores {
             let (sender, receiver) = unbounded::<Vec<Loaded<W>>>();
-            let mailbox = mailbox.clone();
+            let (mailbox, wrap) = (mailbox.clone(), wrap.clone());
             workers.push(sender);
             threads.push(
                 Builder::new()
@@ -81,7 +81,7 @@ impl<W: Work> Executor<W> {
         for thread in 0..io_threads {
             let receiver: Receiver<Errand> = receiver.clone();
             let inputs = Arc::clone(inputs);
-            let mailbox = mailbox.clone();
+            let (mailbox, wrap) = (mailbox.clone(), wrap.clone());
             threads.push(Builder::new().name(format!("io-{thread}")).spawn(move || {
                 for errand in receiver {
                     let report = match errand {
@@ -120,19 +120,16 @@ impl<W: Work> Executor<W> {
         let _ = self.errands.send(Errand::Add(name, pieces));
     }
 
-    /// Lets every thread finish what it has begun.
-    pub fn stop(self) {
+    /// Lets every thread finish what it has begun. The panic of one, if there was any outside of a task.
+    pub fn stop(self) -> std::thread::Result<()> {
         let Self {
             workers,
             errands,
             threads,
         } = self;
         drop((workers, errands));
-        for thread in threads {
-            if let Err(panic) = thread.join() {
-                std::panic::resume_unwind(panic);
-            }
-        }
+        let ends: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
+        ends.into_iter().collect()
     }
 }
 

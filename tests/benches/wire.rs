@@ -107,6 +107,7 @@ fn tasks(what: &str, graph: &Arc<Graph<Classic>>, nodes: usize) {
             deliver: &mut |_, _| Ok::<_, Infallible>(None),
             progress: &mut |_| {},
             stop: &AtomicBool::new(false),
+            local: None,
         };
         drive(Arc::clone(graph), orders, farm.letters()).expect("nothing can fail");
         best = best.min(begun.elapsed().as_secs_f64());

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use node_agent::driver::{AgentError, Letter};
 use shared::farm::{
     bytes::Bytes,
     frame::{Bulk, BulkKind, Frame, FrameError, decode_control, encode_control, plan_tag},
@@ -48,8 +49,17 @@ pub enum ToCoordinator {
     Frame(AgentId, Frame),
     /// An agent's last words.
     Ended(AgentId, String),
-    /// No agent is left, and none will come.
-    Alone(String),
+    /// For that one of the agents in this process.
+    Local(usize, Letter),
+}
+
+/// Agents in this process, which have no threads but those of their cores.
+pub trait Local {
+    fn read(&mut self, agent: usize, letter: Letter) -> Result<(), AgentError>;
+    /// Does what there is to do. What comes of it comes as letters.
+    fn act(&mut self);
+    /// When it is to act again though no letter comes.
+    fn due(&self) -> Option<Duration>;
 }
 
 /// Is handed the blocks of [`Graph::deliveries`] as they come, each once. A graph that it returns is the plan from then on:
@@ -78,6 +88,7 @@ pub struct Orders<'a, W, E> {
     /// Called about ten times a second and when a stage ends.
     pub progress: &'a mut dyn FnMut(&Progress),
     pub stop: &'a AtomicBool,
+    pub local: Option<&'a mut dyn Local>,
 }
 
 /// How often the stop flag is looked at while nothing happens.
@@ -85,6 +96,8 @@ const STOP_POLL: Duration = Duration::from_millis(50);
 /// How often what threads have done is looked at while they do something.
 const THREADS_POLL: Duration = Duration::from_millis(2);
 const LETTERS_MAX: usize = 256;
+/// Questions and answers before the stop flag is looked at.
+const ROUNDS_MAX: usize = 16;
 /// How often what is new goes into the record, beside the ends of stages.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
 
@@ -164,7 +177,7 @@ impl<W: Work, E> Run<'_, W, E> {
     /// Until the plan is done.
     fn work(&mut self, letters: &Receiver<ToCoordinator>) -> Result<(), RunError<E>> {
         loop {
-            if self.act()? {
+            if self.settle(letters)? {
                 return Ok(());
             }
             if self.orders.stop.load(Ordering::Relaxed) {
@@ -178,6 +191,8 @@ impl<W: Work, E> Run<'_, W, E> {
             };
             let busy = self.keeper.as_ref().is_some_and(Keeper::is_busy);
             let wait = if busy { wait.min(THREADS_POLL) } else { wait };
+            let due = self.orders.local.as_ref().and_then(|local| local.due());
+            let wait = due.map_or(wait, |due| wait.min(due));
             // Whoever is silent may have spoken while this loop was not listening: the letters come first.
             let mut read = 0;
             match letters.recv_timeout(wait) {
@@ -201,6 +216,29 @@ impl<W: Work, E> Run<'_, W, E> {
                 self.handle(Event::Tick);
             }
         }
+    }
+
+    /// Does what is to be done; true when the plan is done. What agents in this process and the scheduler have to say to
+    /// each other they say before anything else is done, for their cores wait.
+    fn settle(&mut self, letters: &Receiver<ToCoordinator>) -> Result<bool, RunError<E>> {
+        for _ in 0..ROUNDS_MAX {
+            if self.act()? {
+                return Ok(true);
+            }
+            let Some(local) = &mut self.orders.local else {
+                break;
+            };
+            local.act();
+            let mut silent = true;
+            for letter in letters.try_iter().take(LETTERS_MAX) {
+                silent = false;
+                self.read(letter)?;
+            }
+            if silent {
+                break;
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -433,7 +471,14 @@ impl<W: Work, E> Run<'_, W, E> {
                 }
                 Event::Lost(agent)
             }
-            ToCoordinator::Alone(why) => return Err(RunError::Agent(why)),
+            ToCoordinator::Local(agent, letter) => {
+                let Some(local) = &mut self.orders.local else {
+                    return Ok(());
+                };
+                return local
+                    .read(agent, letter)
+                    .map_err(|why| RunError::Agent(format!("agent {agent}: {why}")));
+            }
         };
         self.handle(event);
         Ok(())

@@ -1,30 +1,29 @@
 //! Agents in this process.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-        mpsc::{Receiver, Sender, channel},
+        atomic::AtomicBool,
+        mpsc::{Sender, channel},
     },
-    thread::{Builder, JoinHandle},
+    time::Duration,
 };
 
 use node_agent::{
     agent::AgentConfig,
-    driver::{Letter, Links, run_agent},
+    driver::{self, AgentError, Letter, Links},
     inputs::Inputs,
 };
 use shared::farm::{
-    frame::{Frame, encode_control},
+    frame::Frame,
     graph::Graph,
     ids::{AgentId, ContentHash},
     link::Outbox,
-    message::{Peer, ToAgent},
+    message::Peer,
     work::Work,
 };
 
-use super::{Deliver, Orders, RunError, RunReport, ToCoordinator, drive};
+use super::{Deliver, Local, Orders, RunError, RunReport, ToCoordinator, drive};
 use crate::{
     record,
     scheduler::{Progress, SchedulerConfig},
@@ -73,12 +72,6 @@ impl EmbeddedOptions {
     }
 }
 
-struct Agents {
-    threads: Vec<JoinHandle<()>>,
-    outboxes: Vec<Outbox>,
-    stop: Vec<u8>,
-}
-
 /// The links of one agent to everybody, all in memory.
 struct InMemory {
     coordinator: Outbox,
@@ -105,83 +98,64 @@ impl Links for InMemory {
     fn shun(&mut self, _: AgentId) {}
 }
 
-impl Agents {
-    fn start<W: Work>(
+type Driver<W> = driver::Driver<W, InMemory>;
+
+/// They live in the coordinator's thread and have its mailbox: a thread of their own would be woken between any two steps
+/// of a plan, twice, and where a core sleeps that takes as long as a short task.
+struct Agents<W: Work>(Vec<Driver<W>>);
+
+impl<W: Work> Agents<W> {
+    fn start(
         options: &EmbeddedOptions,
         inputs: &Arc<dyn Inputs>,
         mailbox: &Sender<ToCoordinator>,
-    ) -> Result<Self, std::io::Error> {
-        let boxes: Vec<(Sender<Letter>, Receiver<Letter>)> =
-            options.agents.iter().map(|_| channel()).collect();
-        let senders: Vec<Sender<Letter>> = boxes.iter().map(|(s, _)| s.clone()).collect();
-        let mut agents = Self {
-            threads: Vec::new(),
-            outboxes: Vec::new(),
-            stop: encode_control(&ToAgent::<W>::End),
+    ) -> Result<Self, AgentError> {
+        let to = |whom: usize, wrap: fn(AgentId, Frame) -> Letter, from: AgentId| {
+            Outbox::into_mailbox(mailbox.clone(), move |frame| {
+                ToCoordinator::Local(whom, wrap(from, frame))
+            })
         };
-        let living = Arc::new(AtomicUsize::new(options.agents.len()));
-        for (index, letters) in boxes.into_iter().enumerate() {
+        let mut drivers = Vec::new();
+        for (index, option) in options.agents.iter().enumerate() {
             let id = AgentId(index as u32);
-            let outbox = Outbox::into_mailbox(senders[index].clone(), Letter::Coordinator);
-            agents.outboxes.push(outbox.clone());
+            let said = |_, frame| Letter::Coordinator(frame);
             let _ = mailbox.send(ToCoordinator::Joined {
                 agent: id,
                 name: format!("{index} in this process"),
-                outbox,
+                outbox: to(index, said, AgentId::COORDINATOR),
             });
             let links = InMemory {
-                coordinator: Outbox::into_mailbox(mailbox.clone(), move |f| {
-                    ToCoordinator::Frame(id, f)
+                coordinator: Outbox::into_mailbox(mailbox.clone(), move |frame| {
+                    ToCoordinator::Frame(id, frame)
                 }),
-                peers: senders
-                    .iter()
-                    .map(|s| Outbox::into_mailbox(s.clone(), move |frame| Letter::Peer(id, frame)))
+                peers: (0..options.agents.len())
+                    .map(|peer| to(peer, Letter::Peer, id))
                     .collect(),
             };
-            let option = options.agents[index];
             let mut config = AgentConfig::new(option.cores, option.memory_bytes);
-            config.loads_max = option.io_threads.max(1);
-            let inputs = Arc::clone(inputs);
-            let mailbox = mailbox.clone();
-            let living = Arc::clone(&living);
-            agents
-                .threads
-                .push(
-                    Builder::new()
-                        .name(format!("agent-{index}"))
-                        .spawn(move || {
-                            let io = option.io_threads.max(1);
-                            let run = || run_agent::<W>(config, io, &inputs, letters, links);
-                            let end = match catch_unwind(AssertUnwindSafe(run)) {
-                                Ok(Ok(())) => format!("agent {} has left", id.0),
-                                Ok(Err(why)) => format!("agent {}: {why}", id.0),
-                                // The panic itself has been printed where it happened.
-                                Err(_) => format!("agent {} panicked", id.0),
-                            };
-                            let last = living.fetch_sub(1, Ordering::Relaxed) == 1;
-                            let _ = mailbox.send(ToCoordinator::Ended(id, end.clone()));
-                            if last {
-                                let _ = mailbox.send(ToCoordinator::Alone(end));
-                            }
-                        })?,
-                );
+            let io = option.io_threads.max(1);
+            config.loads_max = io;
+            let wrap = move |report| ToCoordinator::Local(index, Letter::Report(report));
+            drivers.push(Driver::start(config, io, inputs, mailbox, wrap, links)?);
         }
-        Ok(agents)
+        Ok(Self(drivers))
     }
 }
 
-impl Drop for Agents {
-    /// Whatever the end, no thread outlives the run.
-    fn drop(&mut self) {
-        for outbox in &self.outboxes {
-            let _ = outbox.frame(Frame::Control(self.stop.clone()));
+impl<W: Work> Local for Agents<W> {
+    fn read(&mut self, agent: usize, letter: Letter) -> Result<(), AgentError> {
+        self.0[agent].read(letter)
+    }
+
+    fn act(&mut self) {
+        for driver in &mut self.0 {
+            // One whose job has ended has nothing to do.
+            driver.act();
         }
-        for thread in self.threads.drain(..) {
-            let joined = thread.join();
-            if joined.is_err() {
-                tracing::error!("an agent's thread panicked");
-            }
-        }
+    }
+
+    fn due(&self) -> Option<Duration> {
+        self.0.iter().filter_map(Driver::due).min()
     }
 }
 
@@ -196,8 +170,8 @@ pub fn run_embedded<W: Work, E>(
     stop: &AtomicBool,
 ) -> Result<RunReport, RunError<E>> {
     let (mailbox, letters) = channel();
-    let agents = Agents::start::<W>(options, &inputs, &mailbox)
-        .map_err(|why| RunError::Agent(format!("could not start a thread: {why}")))?;
+    let mut agents = Agents::<W>::start(options, &inputs, &mailbox)
+        .map_err(|why| RunError::Agent(why.to_string()))?;
     drop(mailbox);
     let orders = Orders {
         plan,
@@ -214,8 +188,7 @@ pub fn run_embedded<W: Work, E>(
         deliver,
         progress,
         stop,
+        local: Some(&mut agents),
     };
-    let ran = drive(graph, orders, &letters);
-    drop(agents);
-    ran
+    drive(graph, orders, &letters)
 }

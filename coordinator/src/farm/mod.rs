@@ -12,7 +12,7 @@ pub mod traffic;
 
 use shared::farm::{frame::FrameError, graph::GraphError, ids::TaskId, work::WorkError};
 
-pub use drive::{Deliver, Orders, ToCoordinator, drive};
+pub use drive::{Deliver, Local, Orders, ToCoordinator, drive};
 pub use embedded::{AgentOptions, EmbeddedOptions, run_embedded};
 pub use librarian::Librarian;
 pub use node_agent::inputs::{InputError, InputErrorKind, Inputs};

@@ -1,5 +1,9 @@
 //! What only some systems have, each with a fallback, so that the rest of the code needs no `cfg`.
 
+// Miri knows no mappings; elsewhere the allocator's are good enough.
+#[cfg(all(target_os = "linux", not(miri)))]
+mod regions;
+
 use std::{
     ptr::NonNull,
     sync::{
@@ -8,9 +12,11 @@ use std::{
     },
 };
 
-/// Zeroed memory on a 64-byte boundary; from 64 KiB up its own mapping, from 1 MiB up in huge
-/// pages where the system has them. When
-/// dropped it goes back to the system, or into the store of [`keep_freed`].
+#[cfg(all(target_os = "linux", not(miri)))]
+use regions::Piece;
+
+/// Zeroed memory on a 64-byte boundary, from 64 KiB up in huge pages where the system has them. When dropped it goes back to
+/// the system, or into the store of [`keep_freed`].
 pub struct Pages {
     start: NonNull<u8>,
     len: usize,
@@ -20,10 +26,9 @@ pub struct Pages {
 enum Source {
     Empty,
     Heap(std::alloc::Layout),
-    #[cfg(unix)]
-    Mapping {
-        base: NonNull<std::ffi::c_void>,
-        len: usize,
+    #[cfg(all(target_os = "linux", not(miri)))]
+    Piece {
+        _owned: Piece,
     },
 }
 
@@ -36,7 +41,6 @@ const ALIGN: usize = 64;
 #[repr(align(64))]
 struct CacheLine;
 const _: () = assert!(align_of::<CacheLine>() == ALIGN);
-const HUGE: usize = 2 << 20;
 /// Blocks live long and beside each other; among what tasks allocate for a moment they would tear the allocator's memory into
 /// pieces that it cannot give back.
 const MAPPED_FROM: usize = 64 << 10;
@@ -69,10 +73,14 @@ impl Pages {
                 from: Source::Empty,
             });
         }
-        // Miri knows no mappings.
-        #[cfg(all(unix, not(miri)))]
+        #[cfg(all(target_os = "linux", not(miri)))]
         if len >= MAPPED_FROM {
-            return Self::mapped(len);
+            let piece = Piece::new(len)?;
+            return Some(Self {
+                start: piece.start(),
+                len,
+                from: Source::Piece { _owned: piece },
+            });
         }
         let layout = std::alloc::Layout::from_size_align(len, ALIGN).ok()?;
         // SAFETY: the layout has a non-zero size.
@@ -81,48 +89,6 @@ impl Pages {
             start,
             len,
             from: Source::Heap(layout),
-        })
-    }
-
-    #[cfg(all(unix, not(miri)))]
-    fn mapped(len: usize) -> Option<Self> {
-        use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-        let huge = len >= HUGE / 2;
-        // Room to start on a huge page.
-        let whole = len.checked_add(if huge { HUGE } else { 0 })?;
-        // SAFETY: a new private mapping at an address of the system's choice touches no other memory.
-        let base = unsafe {
-            mmap_anonymous(
-                std::ptr::null_mut(),
-                whole,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
-            )
-        }
-        .ok()
-        .and_then(NonNull::new)?;
-        let skip = if huge {
-            base.as_ptr().cast::<u8>().align_offset(HUGE)
-        } else {
-            0
-        };
-        // SAFETY: skip is 0 or below HUGE, so start..start+len lies inside the mapping of len or len + HUGE bytes.
-        let start = unsafe { base.cast::<u8>().add(skip) };
-        #[cfg(target_os = "linux")]
-        if huge {
-            // SAFETY: the range lies inside the mapping made above; the advice changes no content. Refusal does no harm.
-            let _ = unsafe {
-                rustix::mm::madvise(
-                    start.as_ptr().cast(),
-                    len,
-                    rustix::mm::Advice::LinuxHugepage,
-                )
-            };
-        }
-        Some(Self {
-            start,
-            len,
-            from: Source::Mapping { base, len: whole },
         })
     }
 
@@ -144,11 +110,8 @@ impl Pages {
             Source::Empty => {}
             // SAFETY: allocated by this object with this layout, and nothing of it is used after this.
             Source::Heap(layout) => unsafe { std::alloc::dealloc(self.start.as_ptr(), layout) },
-            #[cfg(unix)]
-            // SAFETY: mapped by this object with this base and length, and nothing of it is used after this.
-            Source::Mapping { base, len } => unsafe {
-                let _ = rustix::mm::munmap(base.as_ptr(), len);
-            },
+            #[cfg(all(target_os = "linux", not(miri)))]
+            Source::Piece { .. } => {}
         }
         self.len = 0;
     }
@@ -295,7 +258,8 @@ mod tests {
             1000,
             MAPPED_FROM - 1,
             MAPPED_FROM,
-            5 * HUGE + 3,
+            1 << 20,
+            (10 << 20) + 3,
         ] {
             let mut pages = Pages::zeroed(len).unwrap();
             assert_eq!(pages.as_slice().len(), len);
