@@ -23,7 +23,7 @@ use shared::farm::{
 
 use crate::{
     agent::{Action, Agent, AgentConfig, Answer, Event, Parcel, Ran},
-    executor::{Executor, Report},
+    executor::{Executor, Report, Threads},
     hands::Hands,
     inputs::Inputs,
 };
@@ -86,13 +86,18 @@ pub struct Driver<W: Work, L: Links> {
 /// Runs an agent until its job ends or its coordinator is gone.
 pub fn run_agent<W: Work>(
     config: AgentConfig,
-    io_threads: usize,
+    io: usize,
     inputs: &Arc<dyn Inputs>,
     (mailbox, letters): (Sender<Letter>, Receiver<Letter>),
     links: impl Links,
 ) -> Result<(), AgentError> {
+    // What a node waits for comes by the network, and other programs may want the core.
+    let threads = Threads {
+        io,
+        awake: Duration::ZERO,
+    };
     let mut driver =
-        Driver::<W, _>::start(config, io_threads, inputs, &mailbox, Letter::Report, links)?;
+        Driver::<W, _>::start(config, threads, inputs, &mailbox, Letter::Report, links)?;
     // From now on only links and threads keep the mailbox open.
     drop(mailbox);
     while driver.act() {
@@ -119,13 +124,13 @@ impl<W: Work, L: Links> Driver<W, L> {
     /// Starts the threads; what they report goes into the mailbox.
     pub fn start<M: Send + 'static>(
         config: AgentConfig,
-        io_threads: usize,
+        threads: Threads,
         inputs: &Arc<dyn Inputs>,
         mailbox: &Sender<M>,
         wrap: impl Fn(Report) -> M + Clone + Send + 'static,
         links: L,
     ) -> Result<Self, AgentError> {
-        let executor = Executor::start(config.cores, io_threads, inputs, mailbox, wrap)?;
+        let executor = Executor::start(config.cores, threads, inputs, mailbox, wrap)?;
         Ok(Self {
             agent: Agent::<W>::new(config),
             hands: Hands::default(),
@@ -149,6 +154,11 @@ impl<W: Work, L: Links> Driver<W, L> {
             }
         }
         !self.abandoned
+    }
+
+    /// Whether a core has nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.agent.is_idle()
     }
 
     /// When something is to be done though no letter comes.

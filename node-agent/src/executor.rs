@@ -3,7 +3,7 @@
 use std::{
     sync::{Arc, mpsc},
     thread::{Builder, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -15,6 +15,7 @@ use shared::farm::{
 };
 
 use crate::{
+    awake::awake,
     hands::{Loaded, Yielded, add},
     inputs::Inputs,
 };
@@ -42,6 +43,13 @@ enum Errand {
     Add(Name, Vec<Bytes>),
 }
 
+/// Threads beside the workers, and how long a worker waits awake.
+#[derive(Clone, Copy, Debug)]
+pub struct Threads {
+    pub io: usize,
+    pub awake: Duration,
+}
+
 /// The threads of one agent. Their queues are bounded by the agent: one run per worker, a few loads, one sum per chunk
 /// that an admitted task waits for.
 pub struct Executor<W> {
@@ -53,7 +61,7 @@ pub struct Executor<W> {
 impl<W: Work> Executor<W> {
     pub fn start<M: Send + 'static>(
         cores: u16,
-        io_threads: usize,
+        Threads { io, awake: idle }: Threads,
         inputs: &Arc<dyn Inputs>,
         mailbox: &mpsc::Sender<M>,
         wrap: impl Fn(Report) -> M + Clone + Send + 'static,
@@ -68,7 +76,9 @@ impl<W: Work> Executor<W> {
                 Builder::new()
                     .name(format!("worker-{worker}"))
                     .spawn(move || {
-                        for bundle in receiver {
+                        while let Some(bundle) = awake(idle, || receiver.try_recv().ok())
+                            .or_else(|| receiver.recv().ok())
+                        {
                             let yielded = run(bundle);
                             if mailbox.send(wrap(Report::Ran { worker, yielded })).is_err() {
                                 return;
@@ -78,7 +88,7 @@ impl<W: Work> Executor<W> {
             );
         }
         let (errands, receiver) = unbounded();
-        for thread in 0..io_threads {
+        for thread in 0..io {
             let receiver: Receiver<Errand> = receiver.clone();
             let inputs = Arc::clone(inputs);
             let (mailbox, wrap) = (mailbox.clone(), wrap.clone());

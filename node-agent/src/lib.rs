@@ -4,6 +4,7 @@
 //! arithmetic, [`executor`] has the threads, [`driver`] brings the three together in a process.
 
 pub mod agent;
+pub mod awake;
 pub mod blocks;
 pub mod cli;
 pub mod driver;

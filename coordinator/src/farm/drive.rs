@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use node_agent::driver::{AgentError, Letter};
+use node_agent::{
+    awake::{self, awake},
+    driver::{AgentError, Letter},
+};
 use shared::farm::{
     bytes::Bytes,
     frame::{Bulk, BulkKind, Frame, FrameError, decode_control, encode_control, plan_tag},
@@ -60,6 +63,8 @@ pub trait Local {
     fn act(&mut self);
     /// When it is to act again though no letter comes.
     fn due(&self) -> Option<Duration>;
+    /// Whether a core has nothing to do.
+    fn is_idle(&self) -> bool;
 }
 
 /// Is handed the blocks of [`Graph::deliveries`] as they come, each once. A graph that it returns is the plan from then on:
@@ -195,7 +200,7 @@ impl<W: Work, E> Run<'_, W, E> {
             let wait = due.map_or(wait, |due| wait.min(due));
             // Whoever is silent may have spoken while this loop was not listening: the letters come first.
             let mut read = 0;
-            match letters.recv_timeout(wait) {
+            match self.next(letters, wait) {
                 Ok(first) => {
                     let more = letters.try_iter().take(LETTERS_MAX);
                     for letter in std::iter::once(first).chain(more) {
@@ -216,6 +221,18 @@ impl<W: Work, E> Run<'_, W, E> {
                 self.handle(Event::Tick);
             }
         }
+    }
+
+    /// While a core waits for orders, its report is waited for awake.
+    fn next(
+        &self,
+        letters: &Receiver<ToCoordinator>,
+        wait: Duration,
+    ) -> Result<ToCoordinator, RecvTimeoutError> {
+        let idle = self.orders.local.as_ref().is_some_and(|l| l.is_idle());
+        let moment = if idle { awake::MOMENT } else { Duration::ZERO };
+        awake(moment.min(wait), || letters.try_recv().ok())
+            .map_or_else(|| letters.recv_timeout(wait), Ok)
     }
 
     /// Does what is to be done; true when the plan is done. What agents in this process and the scheduler have to say to

@@ -11,7 +11,9 @@ use std::{
 
 use node_agent::{
     agent::AgentConfig,
+    awake,
     driver::{self, AgentError, Letter, Links},
+    executor::Threads,
     inputs::Inputs,
 };
 use shared::farm::{
@@ -133,10 +135,15 @@ impl<W: Work> Agents<W> {
                     .collect(),
             };
             let mut config = AgentConfig::new(option.cores, option.memory_bytes);
-            let io = option.io_threads.max(1);
-            config.loads_max = io;
+            let threads = Threads {
+                io: option.io_threads.max(1),
+                awake: awake::MOMENT,
+            };
+            config.loads_max = threads.io;
             let wrap = move |report| ToCoordinator::Local(index, Letter::Report(report));
-            drivers.push(Driver::start(config, io, inputs, mailbox, wrap, links)?);
+            drivers.push(Driver::start(
+                config, threads, inputs, mailbox, wrap, links,
+            )?);
         }
         Ok(Self(drivers))
     }
@@ -152,6 +159,10 @@ impl<W: Work> Local for Agents<W> {
             // One whose job has ended has nothing to do.
             driver.act();
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.0.iter().any(Driver::is_idle)
     }
 
     fn due(&self) -> Option<Duration> {

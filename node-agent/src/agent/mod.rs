@@ -366,6 +366,11 @@ impl<W: Clone> Agent<W> {
         }
     }
 
+    /// Whether a core has nothing to do.
+    pub fn is_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
     /// The next moment at which it wants a [`Event::Tick`].
     pub fn poll_deadline(&self) -> Option<Moment> {
         let heartbeat = self.config.heartbeat_us?;
