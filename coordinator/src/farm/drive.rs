@@ -103,8 +103,9 @@ const THREADS_POLL: Duration = Duration::from_millis(2);
 const LETTERS_MAX: usize = 256;
 /// Questions and answers before the stop flag is looked at.
 const ROUNDS_MAX: usize = 16;
-/// How often what is new goes into the record, beside the ends of stages.
+/// How often what is new goes into the record; when a stage has ended, and at most.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
+const RECORD_EVERY_MIN: Duration = Duration::from_millis(100);
 
 struct Run<'a, W: Work, E> {
     orders: Orders<'a, W, E>,
@@ -553,7 +554,12 @@ impl<W: Work, E> Run<'_, W, E> {
         let ended = done != self.stages_done;
         let open = stages.iter().position(|s| !s.is_done());
         self.stage = open.unwrap_or(stages.len().saturating_sub(1)) as u16;
-        if ended || self.recorded.elapsed() >= RECORD_EVERY {
+        let every = if ended {
+            RECORD_EVERY_MIN
+        } else {
+            RECORD_EVERY
+        };
+        if self.recorded.elapsed() >= every {
             self.recorded = Instant::now();
             self.record();
         }

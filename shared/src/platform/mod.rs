@@ -20,6 +20,8 @@ use regions::Piece;
 pub struct Pages {
     start: NonNull<u8>,
     len: usize,
+    /// Bytes there are: more than were asked for, where something longer had been kept.
+    room: usize,
     from: Source,
 }
 
@@ -70,6 +72,7 @@ impl Pages {
             return Some(Self {
                 start: NonNull::<CacheLine>::dangling().cast(),
                 len: 0,
+                room: 0,
                 from: Source::Empty,
             });
         }
@@ -79,6 +82,7 @@ impl Pages {
             return Some(Self {
                 start: piece.start(),
                 len,
+                room: len,
                 from: Source::Piece { _owned: piece },
             });
         }
@@ -88,12 +92,13 @@ impl Pages {
         Some(Self {
             start,
             len,
+            room: len,
             from: Source::Heap(layout),
         })
     }
 
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: start..start+len is memory of this object, initialised (zeroed) at its making.
+        // SAFETY: start..start+len, len being no more than room, is memory of this object, initialised (zeroed) at its making.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
@@ -114,16 +119,19 @@ impl Pages {
             Source::Piece { .. } => {}
         }
         self.len = 0;
+        self.room = 0;
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        if self.len >= KEPT_FROM && KEEP_BYTES.load(Ordering::Relaxed) >= self.len {
+        SLACK_BYTES.fetch_sub(self.room - self.len, Ordering::Relaxed);
+        if self.room >= KEPT_FROM && KEEP_BYTES.load(Ordering::Relaxed) >= self.room {
             let from = std::mem::replace(&mut self.from, Source::Empty);
             keep(Self {
                 start: self.start,
-                len: self.len,
+                len: self.room,
+                room: self.room,
                 from,
             });
         } else {
@@ -132,10 +140,12 @@ impl Drop for Pages {
     }
 }
 
-/// What was dropped and not given back, oldest first, so that the next of its length need not be mapped and faulted in anew:
-/// tasks of a kind make blocks of a few lengths over and over.
+/// What was dropped and not given back, oldest first, so that the next of about its length need not be mapped and faulted in
+/// anew: tasks of a kind make blocks of a few lengths over and over.
 static KEPT: Mutex<Vec<Pages>> = Mutex::new(Vec::new());
 static KEEP_BYTES: AtomicUsize = AtomicUsize::new(0);
+/// Of those in use, what is longer than was asked for. It counts as kept.
+static SLACK_BYTES: AtomicUsize = AtomicUsize::new(0);
 /// Shorter ones are left to the allocator.
 const KEPT_FROM: usize = MAPPED_FROM;
 
@@ -162,8 +172,16 @@ fn take_kept(len: usize) -> Option<Pages> {
         return None;
     }
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    let at = kept.iter().rposition(|pages| pages.len == len)?;
-    Some(kept.remove(at))
+    let fitting = kept
+        .iter()
+        .enumerate()
+        .filter(|(_, pages)| (len..=len + len / 4).contains(&pages.room));
+    // Of the best the last, which may still be in a cache.
+    let (at, _) = fitting.min_by_key(|(at, pages)| (pages.room, usize::MAX - at))?;
+    let mut pages = kept.remove(at);
+    SLACK_BYTES.fetch_add(pages.room - len, Ordering::Relaxed);
+    pages.len = len;
+    Some(pages)
 }
 
 /// Gives back all that is kept; false when there was nothing.
@@ -185,10 +203,11 @@ fn keep(pages: Pages) {
 
 /// Takes out the oldest until no more than `bytes` are left.
 fn beyond(kept: &mut Vec<Pages>, bytes: usize) -> Vec<Pages> {
-    let mut total: usize = kept.iter().map(|pages| pages.len).sum();
+    let slack = SLACK_BYTES.load(Ordering::Relaxed);
+    let mut total: usize = kept.iter().map(|pages| pages.room).sum();
     let mut count = 0;
-    while total > bytes {
-        total -= kept[count].len;
+    while count < kept.len() && total + slack > bytes {
+        total -= kept[count].room;
         count += 1;
     }
     kept.drain(..count).collect()
@@ -272,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_comes_back_zeroed_and_is_bounded() {
-        let len = KEPT_FROM + 64;
+        let len = 2 * KEPT_FROM + 64;
         keep_freed(3 * len);
         for round in 0..4 {
             let mut all: Vec<Pages> = (0..5).map(|_| Pages::zeroed(len).unwrap()).collect();
@@ -281,8 +300,14 @@ mod tests {
                 pages.as_mut_slice().fill(9);
             }
         }
-        let bytes = |kept: &[Pages]| kept.iter().map(|p| p.len).sum::<usize>();
+        let bytes = |kept: &[Pages]| kept.iter().map(|p| p.room).sum::<usize>();
         assert!(bytes(&KEPT.lock().unwrap()) <= 3 * len);
+        let short = Pages::zeroed(len - len / 8).unwrap();
+        assert_eq!((short.len, short.room), (len - len / 8, len));
+        assert!(short.as_slice().iter().all(|&b| b == 0));
+        drop(short);
+        let longer = Pages::unwritten(len + 4096).unwrap();
+        assert_eq!(longer.room, len + 4096);
         keep_freed(0);
         assert_eq!(bytes(&KEPT.lock().unwrap()), 0);
     }
