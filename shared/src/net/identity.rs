@@ -24,8 +24,8 @@ use rcgen::{
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::ring::default_provider,
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime, pem::PemObject},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -119,6 +119,12 @@ impl FarmKey {
     /// A new farm.
     pub fn create() -> Result<Self, KeyErrorKind> {
         let key = KeyPair::generate()?;
+        let authority = Self::params(&key).self_signed(&key)?.der().clone();
+        Ok(Self { authority, key })
+    }
+
+    /// What stands in the authority's certificate.
+    fn params(key: &KeyPair) -> CertificateParams {
         let mut params = CertificateParams::default();
         // A subject of its own: a stranger is told that the issuer is unknown, not that a signature is bad.
         let name = blake3::hash(&key.subject_public_key_info()).to_hex();
@@ -128,8 +134,7 @@ impl FarmKey {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         always(&mut params);
-        let authority = params.self_signed(&key)?.der().clone();
-        Ok(Self { authority, key })
+        params
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
@@ -188,11 +193,20 @@ impl FarmKey {
         })
     }
 
-    /// A certificate for this process.
+    /// A certificate for this process. A key whose certificate does not vouch for it was changed.
     pub fn identity(&self) -> Result<Identity, KeyErrorKind> {
         let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned()])?;
         always(&mut params);
-        self.sign(&params)
+        let identity = self.sign(&params)?;
+        identity
+            .verifier()?
+            .verify_client_cert(&identity.certificate, &[], UnixTime::now())
+            .map_err(|why| {
+                KeyErrorKind::Text(format!(
+                    "its certificate does not vouch for what its key signs ({why}); was it made by `svdjob farm`, and is it as it was made?"
+                ))
+            })?;
+        Ok(identity)
     }
 
     /// What a node that is started over SSH is lent, as text: a certificate good from now for so many days, its key, and
@@ -214,7 +228,9 @@ impl FarmKey {
     }
 
     fn sign(&self, params: &CertificateParams) -> Result<Identity, KeyErrorKind> {
-        let issuer = Issuer::from_ca_cert_der(&self.authority, &self.key)?;
+        // Not as the certificate says: one that was changed may name what cannot be written.
+        let authority = Self::params(&self.key);
+        let issuer = Issuer::from_params(&authority, &self.key);
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &issuer)?.der().clone();
         Ok(Identity {
@@ -315,17 +331,19 @@ impl Identity {
         (vec![self.certificate.clone()], self.key.clone_key().into())
     }
 
+    /// Lets in members of the farm.
+    fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, KeyErrorKind> {
+        WebPkiClientVerifier::builder_with_provider(self.roots()?, Arc::new(default_provider()))
+            .build()
+            .map_err(|why| KeyErrorKind::Crypto(why.to_string()))
+    }
+
     /// TLS for those who are called: TLS 1.3, and only for members of the farm.
     pub fn server(&self) -> Result<QuicServerConfig, KeyErrorKind> {
-        let provider = Arc::new(default_provider());
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(self.roots()?, Arc::clone(&provider))
-                .build()
-                .map_err(|why| KeyErrorKind::Crypto(why.to_string()))?;
         let (chain, key) = self.chain();
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(self.verifier()?)
             .with_single_cert(chain, key)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         QuicServerConfig::try_from(config).map_err(|why| KeyErrorKind::Crypto(why.to_string()))
@@ -414,6 +432,31 @@ mod tests {
                     prop_assert!(!why.to_string().is_empty());
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_key_whose_certificate_was_changed_is_refused_in_words() {
+        let key = FarmKey::create().unwrap();
+        assert!(key.identity().is_ok());
+        let name = [6, 3, 0x55, 4, 3];
+        let certificate = key.authority.to_vec();
+        let places: Vec<usize> = (0..certificate.len() - 5)
+            .filter(|at| certificate[*at..].starts_with(&name))
+            .collect();
+        let [_, subject] = places[..] else {
+            panic!("of the issuer and of the subject: {places:?}")
+        };
+        // An object identifier that cannot be written, and one that only means something else.
+        for byte in [0x95, 0x54] {
+            let mut certificate = certificate.clone();
+            certificate[subject + 2] = byte;
+            let changed = FarmKey {
+                authority: certificate.into(),
+                key: KeyPair::try_from(key.key.serialize_der()).unwrap(),
+            };
+            let why = changed.identity().unwrap_err();
+            assert!(why.to_string().contains("does not vouch"), "{why}");
         }
     }
 
