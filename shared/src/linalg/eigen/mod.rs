@@ -191,10 +191,12 @@ mod tests {
         a
     }
 
+    type Spectrum = Box<dyn Fn(usize) -> f64>;
+
     #[test]
     fn eigenvalues_of_made_matrices() {
         for n in [1, 2, 5, 40, 130, 300] {
-            let spectra: [(&str, Box<dyn Fn(usize) -> f64>); 8] = [
+            let spectra: [(&str, Spectrum); 8] = [
                 ("falling", Box::new(|i| 0.9f64.powi(i as i32))),
                 ("to nothing", Box::new(|i| 0.3f64.powi(i as i32))),
                 ("even", Box::new(move |i| 1.0 - i as f64 / n as f64)),

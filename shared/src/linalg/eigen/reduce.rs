@@ -479,9 +479,9 @@ impl Strip {
                         let column = column + n * V::LANES;
                         let x = V::load(self.x.add(column));
                         let mut y = V::load(self.y.add(column));
-                        for r in 0..R {
+                        for (r, sums) in sums.iter_mut().enumerate() {
                             let a = V::load(rows.add(r * self.pitch + column));
-                            sums[r][n] = sums[r][n].plus_product(a, x);
+                            sums[n] = sums[n].plus_product(a, x);
                             y = y.plus_product(spread[r], a);
                         }
                         y.store(self.y.add(column));

@@ -380,12 +380,15 @@ fn lower(rows: &[Row], x: &mut [[f64; LANES]]) {
     let n = x.len();
     for i in 0..n - 1 {
         let row = &rows[i];
+        let [upper, lower] = &mut x[i..i + 2] else {
+            unreachable!("two rows");
+        };
         for lane in 0..LANES {
-            let (own, next) = (x[i][lane], x[i + 1][lane]);
+            let (own, next) = (upper[lane], lower[lane]);
             let exchanged = row.exchanged[lane] != 0.0;
             let (own, next) = if exchanged { (next, own) } else { (own, next) };
-            x[i][lane] = own;
-            x[i + 1][lane] = next - row.factor[lane] * own;
+            upper[lane] = own;
+            lower[lane] = next - row.factor[lane] * own;
         }
     }
 }
