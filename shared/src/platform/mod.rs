@@ -172,16 +172,21 @@ fn take_kept(len: usize) -> Option<Pages> {
         return None;
     }
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    let fitting = kept
-        .iter()
-        .enumerate()
-        .filter(|(_, pages)| (len..=len + len / 4).contains(&pages.room));
-    // Of the best the last, which may still be in a cache.
-    let (at, _) = fitting.min_by_key(|(at, pages)| (pages.room, usize::MAX - at))?;
+    let at = best(kept.iter().map(|pages| pages.room), len)?;
     let mut pages = kept.remove(at);
     SLACK_BYTES.fetch_add(pages.room - len, Ordering::Relaxed);
     pages.len = len;
     Some(pages)
+}
+
+/// Which of these rooms suits so many bytes: the shortest that holds them, and no more than a quarter more. Of several the
+/// last, which may still be in a cache.
+fn best(rooms: impl Iterator<Item = usize>, len: usize) -> Option<usize> {
+    let fitting = rooms
+        .enumerate()
+        .filter(|(_, room)| (len..=len + len / 4).contains(room));
+    let (at, _) = fitting.min_by_key(|&(at, room)| (room, usize::MAX - at))?;
+    Some(at)
 }
 
 /// Gives back all that is kept; false when there was nothing.
@@ -302,14 +307,29 @@ mod tests {
         }
         let bytes = |kept: &[Pages]| kept.iter().map(|p| p.room).sum::<usize>();
         assert!(bytes(&KEPT.lock().unwrap()) <= 3 * len);
-        let short = Pages::zeroed(len - len / 8).unwrap();
-        assert_eq!((short.len, short.room), (len - len / 8, len));
-        assert!(short.as_slice().iter().all(|&b| b == 0));
-        drop(short);
-        let longer = Pages::unwritten(len + 4096).unwrap();
-        assert_eq!(longer.room, len + 4096);
+        // Perhaps in what was kept, if another test has not taken it.
+        let mut shorter = Pages::zeroed(len - len / 8).unwrap();
+        assert_eq!(shorter.as_slice().len(), len - len / 8);
+        assert!(shorter.as_slice().iter().all(|&b| b == 0));
+        shorter.as_mut_slice().fill(9);
+        drop(shorter);
         keep_freed(0);
         assert_eq!(bytes(&KEPT.lock().unwrap()), 0);
+    }
+
+    #[test]
+    fn what_is_kept_serves_for_what_is_little_shorter() {
+        let rooms = [1000, 100, 125, 126, 100, 80];
+        let of = |len| best(rooms.into_iter(), len);
+        assert_eq!(of(100), Some(4));
+        assert_eq!(of(101), Some(2));
+        assert_eq!(of(126), Some(3));
+        assert_eq!(of(127), None);
+        assert_eq!(of(799), None);
+        assert_eq!(of(800), Some(0));
+        assert_eq!(of(1001), None);
+        // Longer by more than a quarter.
+        assert_eq!(of(63), None);
     }
 
     #[test]
