@@ -1,13 +1,28 @@
 //! The plan, run one task after the other.
 
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::AtomicBool},
+};
+
 use coordinator::{
     factors::{Collector, Quality, Sink},
     failure::Failure,
-    job::resolved::{FactorSpec, Precision, Which},
-    memory::blocks_of,
+    farm::{EmbeddedOptions, InputError, Inputs, run_embedded},
+    job::resolved::{Accuracy, FactorSpec, Method, Precision, Tolerance, ToleranceKind, Which},
+    memory::{MemoryBlocks, blocks_of},
     plan::{Plan, Sides},
 };
-use shared::farm::{ids::ContentHash, sequential};
+use shared::{
+    farm::{
+        bytes::Bytes,
+        graph::{Graph, Input, Output},
+        ids::{ContentHash, TaskId},
+        sequential,
+        work::Work,
+    },
+    svd::SvdWork,
+};
 use tests::{iterated, random_sparse, stored, with_spectrum};
 
 #[derive(Default)]
@@ -111,4 +126,139 @@ fn only_matrix_and_job_decide_the_plan() {
     }
     factor.seed = 4;
     assert_ne!(plan, hash(&factor, Sides::BOTH));
+}
+
+struct Blocks {
+    blocks: MemoryBlocks,
+    made: HashMap<ContentHash, Bytes>,
+}
+
+impl Inputs for Blocks {
+    fn load(&self, hash: &ContentHash) -> Result<Bytes, InputError> {
+        match self.made.get(hash) {
+            Some(bytes) => Ok(bytes.clone()),
+            None => self.blocks.load(hash),
+        }
+    }
+}
+
+/// All of a plan that grows, from the first task to the last.
+fn grown(matrix: &sprs::CsMat<f64>, factor: &FactorSpec) -> Arc<Graph<SvdWork>> {
+    let (facts, blocks) = blocks_of(matrix.view()).unwrap();
+    let plan = Plan::new(&facts, factor, Sides::BOTH).unwrap();
+    let made = plan.made();
+    let mut pilot = plan.pilot().expect("a plan that grows");
+    let mut graph = Arc::clone(&plan.graph);
+    run_embedded(
+        Arc::clone(&plan.graph),
+        plan.hash,
+        Arc::new(Blocks { blocks, made }),
+        &EmbeddedOptions::new(2, 1 << 30),
+        &mut |task, block| {
+            let longer = pilot.take(task, &block)?;
+            if let Some(longer) = &longer {
+                graph = Arc::clone(longer);
+            }
+            Ok::<_, Failure>(longer)
+        },
+        &mut |_| {},
+        &AtomicBool::new(false),
+    )
+    .unwrap();
+    graph
+}
+
+fn reads(task: &shared::farm::graph::Task<SvdWork>) -> bool {
+    ["power", "verify", "lift"].contains(&task.work.verb())
+}
+
+/// What is kept when all checkpoints up to that stage are complete.
+fn kept(graph: &Graph<SvdWork>, stage: u16) -> HashSet<TaskId> {
+    let complete: Vec<usize> = (0..graph.checkpoints.len())
+        .filter(|&c| {
+            let mut tasks = graph.checkpoints[c].tasks.iter();
+            tasks.all(|t| graph.tasks[t.0 as usize].stage <= stage)
+        })
+        .collect();
+    let mut superseded = HashSet::new();
+    let mut next = complete.clone();
+    while let Some(c) = next.pop() {
+        for &before in &graph.checkpoints[c].supersedes {
+            if superseded.insert(usize::from(before)) {
+                next.push(usize::from(before));
+            }
+        }
+    }
+    let left = complete.iter().filter(|c| !superseded.contains(c));
+    left.flat_map(|&c| graph.checkpoints[c].tasks.iter().copied())
+        .collect()
+}
+
+/// A run that was broken off after some stage and is gone on with reads A again for the last of its reads at most: what
+/// supersedes a checkpoint must hold all that is read of it later.
+#[test]
+fn a_checkpoint_is_superseded_only_by_what_makes_up_for_it() {
+    let matrix = random_sparse(3000, 700, 0.03, 5, |r| (1 + r.below(10)) as f64 / 2.0);
+    let steep: Vec<f64> = (0..60).map(|i| 0.6f64.powi(i)).collect();
+    let steep = stored(&with_spectrum(600, 300, &steep));
+    for (matrix, tolerance, precision, method) in [
+        (&matrix, 1e-2, Precision::F32, Method::Krylov),
+        (&matrix, 1e-6, Precision::F64, Method::Krylov),
+        (&matrix, 1e-7, Precision::F32, Method::Krylov),
+        (&steep, 1e-3, Precision::F32, Method::Krylov),
+        (&matrix, 1e-5, Precision::F32, Method::Gram),
+    ] {
+        let mut factor = iterated(20, 0, precision);
+        factor.accuracy = Accuracy::Tolerance(Tolerance {
+            value: tolerance,
+            kind: ToleranceKind::Residual,
+            max_reads: 60,
+        });
+        factor.method = method;
+        factor.block = Some(16);
+        factor.basis = Some(112);
+        let graph = grown(&matrix.clone(), &factor);
+        let mut contributors: HashMap<u32, Vec<usize>> = HashMap::new();
+        for (index, task) in graph.tasks.iter().enumerate() {
+            if let Output::Fold { accumulator, .. } = task.output {
+                contributors.entry(accumulator.0).or_default().push(index);
+            }
+        }
+        for stage in 0..graph.stages.len() as u16 {
+            let kept = kept(&graph, stage);
+            let last_read = graph
+                .tasks
+                .iter()
+                .filter(|task| task.stage <= stage && reads(task))
+                .map(|task| task.stage)
+                .max();
+            let mut done = HashSet::new();
+            let mut next: Vec<usize> = (0..graph.tasks.len())
+                .filter(|&t| graph.tasks[t].stage > stage)
+                .collect();
+            while let Some(index) = next.pop() {
+                if !done.insert(index) {
+                    continue;
+                }
+                let task = &graph.tasks[index];
+                assert!(
+                    !reads(task) || Some(task.stage) >= last_read,
+                    "{method:?} {precision:?} {tolerance:e}: broken off after {}, it does {} of {} again",
+                    graph.stages[usize::from(stage)],
+                    task.work.verb(),
+                    graph.stages[usize::from(task.stage)],
+                );
+                for input in &task.inputs {
+                    match *input {
+                        Input::Block { .. } => {}
+                        Input::Result { task, .. } if kept.contains(&task) => {}
+                        Input::Result { task, .. } => next.push(task.0 as usize),
+                        Input::Fold { accumulator, .. } => {
+                            next.extend(&contributors[&accumulator.0]);
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

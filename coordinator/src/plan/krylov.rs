@@ -1031,6 +1031,12 @@ impl Pilot {
                 },
         };
         let weights = self.add_polish(work, vec![theta], f64s(1, (keep + g) as usize), 1, stage);
+        // V makes up for the eigenvectors, but not for the eigenvalues.
+        if let Some(of_v) = v.checkpoint {
+            self.graph.checkpoints[usize::from(of_v)]
+                .tasks
+                .push(weights);
+        }
         let panels = self.panels(&[&v, &guard], shape, held, stage);
         let (sum, extra) = self.verify(&panels, whole(weights), shape, held, stage);
         let stage = self.graph.stage("polish");
