@@ -9,10 +9,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::{
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap},
+    param::page_size,
+};
 
-pub(super) const HUGE: usize = 2 << 20;
-const PAGE: usize = 4 << 10;
+const HUGE: usize = 2 << 20;
 /// Resident only as far as pieces reach.
 const REGION: usize = 16 << 20;
 /// Longer ones waste little of a mapping of their own.
@@ -78,7 +80,8 @@ static CURRENT: Mutex<Option<(Arc<Region>, usize)>> = Mutex::new(None);
 impl Piece {
     /// At least `len` bytes. `None` when the system refuses.
     pub(super) fn new(len: usize) -> Option<Self> {
-        let len = len.checked_next_multiple_of(PAGE)?;
+        // What is given back is whole pages: of 64 KiB on some machines.
+        let len = len.checked_next_multiple_of(page_size())?;
         let piece = if len > LONGEST {
             Self::of(&Arc::new(Region::new(len)?), 0, len)
         } else {
