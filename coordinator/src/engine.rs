@@ -80,6 +80,12 @@ impl Inputs for WithMade {
     }
 }
 
+/// All that tasks of the plan read: the matrix's blocks, and what the plan has made.
+pub fn inputs(plan: &Plan, blocks: Arc<dyn Inputs>) -> Arc<dyn Inputs> {
+    let made = plan.made();
+    Arc::new(WithMade { blocks, made })
+}
+
 /// Runs `plan`; rows of the factors go to `sink` as they come. What is in the spool is not done again.
 ///
 /// `transposed`: the plan's matrix is the transpose of the user's.
@@ -92,10 +98,7 @@ pub fn factor(
     progress: &mut dyn FnMut(&Progress, &[Mark]),
     stop: &AtomicBool,
 ) -> Result<(Quality, RunReport), EngineError> {
-    let inputs = Arc::new(WithMade {
-        blocks,
-        made: plan.made(),
-    });
+    let inputs = inputs(plan, blocks);
     // Both closures look at it, one after the other.
     let collector = RefCell::new(Collector::new(plan, transposed, sink));
     let deliver = &mut |task, bytes| collector.borrow_mut().deliver(task, bytes);

@@ -1,12 +1,11 @@
 //! Runs an agent in this process: its mailbox, its threads, its links.
 
 use std::{
-    iter, panic,
+    iter,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -73,8 +72,7 @@ pub enum AgentError {
 pub struct Driver<W: Work, L: Links> {
     agent: Agent<W>,
     hands: Hands,
-    /// `None` when it has been stopped.
-    executor: Option<Executor<W>>,
+    executor: Executor<W>,
     links: L,
     inputs: Arc<dyn Inputs>,
     plan: ContentHash,
@@ -134,7 +132,7 @@ impl<W: Work, L: Links> Driver<W, L> {
         Ok(Self {
             agent: Agent::<W>::new(config),
             hands: Hands::default(),
-            executor: Some(executor),
+            executor,
             links,
             inputs: Arc::clone(inputs),
             plan: ContentHash([0; 32]),
@@ -344,17 +342,17 @@ impl<W: Work, L: Links> Driver<W, L> {
                     .collect();
                 self.handle(Event::Surveyed(here));
             }
-            Action::Load(hash) => self.threads().load(hash),
+            Action::Load(hash) => self.executor.load(hash),
             Action::Run { worker, jobs } => {
                 let bundle = jobs.into_iter().map(|job| self.hands.load(job)).collect();
-                self.threads().run(worker, bundle);
+                self.executor.run(worker, bundle);
             }
             Action::Gather { name, pieces } => {
                 let pieces = pieces
                     .into_iter()
                     .map(|piece| self.hands.piece(&name, piece))
                     .collect();
-                self.threads().add(name, pieces);
+                self.executor.add(name, pieces);
             }
             Action::Keep { name, piece } => {
                 let bytes = self.hands.piece(&name, piece);
@@ -377,22 +375,6 @@ impl<W: Work, L: Links> Driver<W, L> {
             Action::Stop => return false,
         }
         true
-    }
-
-    fn threads(&self) -> &Executor<W> {
-        self.executor.as_ref().expect("it lives as long as this")
-    }
-}
-
-impl<W: Work, L: Links> Drop for Driver<W, L> {
-    /// Whatever the end, no thread outlives it.
-    fn drop(&mut self) {
-        let ended = self.executor.take().map_or(Ok(()), Executor::stop);
-        if let Err(why) = ended
-            && !thread::panicking()
-        {
-            panic::resume_unwind(why);
-        }
     }
 }
 

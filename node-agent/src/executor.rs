@@ -1,8 +1,9 @@
 //! Threads: workers that compute, and a few that read and add.
 
 use std::{
+    panic,
     sync::{Arc, mpsc},
-    thread::{Builder, JoinHandle},
+    thread::{self, Builder, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -129,17 +130,20 @@ impl<W: Work> Executor<W> {
     pub fn add(&self, name: Name, pieces: Vec<Bytes>) {
         let _ = self.errands.send(Errand::Add(name, pieces));
     }
+}
 
-    /// Lets every thread finish what it has begun. The panic of one, if there was any outside of a task.
-    pub fn stop(self) -> std::thread::Result<()> {
-        let Self {
-            workers,
-            errands,
-            threads,
-        } = self;
-        drop((workers, errands));
-        let ends: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
-        ends.into_iter().collect()
+impl<W> Drop for Executor<W> {
+    /// Lets every thread finish what it has begun: whatever the end, none outlives this.
+    fn drop(&mut self) {
+        self.workers.clear();
+        // Nobody hears the other end of this one.
+        self.errands = unbounded().0;
+        let ends: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
+        if let Some(why) = ends.into_iter().find_map(Result::err)
+            && !thread::panicking()
+        {
+            panic::resume_unwind(why);
+        }
     }
 }
 

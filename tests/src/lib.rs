@@ -11,7 +11,7 @@ pub mod toy;
 use std::path::PathBuf;
 
 use coordinator::job::resolved::{
-    Accuracy, Center, FactorSpec, Method, Precision, Scale, Wanted, Which,
+    Accuracy, Center, FactorSpec, Method, Precision, Scale, Tolerance, ToleranceKind, Wanted, Which,
 };
 use ndarray::{Array1, Array2, Axis};
 use sprs::{CsMat, TriMat};
@@ -30,6 +30,18 @@ pub fn iterated(rank: u32, iterations: u32, precision: Precision) -> FactorSpec 
         which: Which::Usv,
         center: Center::None,
         scale: Scale::None,
+    }
+}
+
+/// Until the residual of every triplet is below the tolerance.
+pub fn until(rank: u32, tolerance: f64, precision: Precision) -> FactorSpec {
+    FactorSpec {
+        accuracy: Accuracy::Tolerance(Tolerance {
+            value: tolerance,
+            kind: ToleranceKind::Residual,
+            max_reads: 60,
+        }),
+        ..iterated(rank, 0, precision)
     }
 }
 

@@ -12,20 +12,9 @@ use coordinator::{
 use ndarray::Array2;
 use sprs::CsMat;
 use tests::{
-    dense_sigma, iterated, orthogonality, random_sparse, residuals, spectra::case, stored,
+    dense_sigma, iterated, orthogonality, random_sparse, residuals, spectra::case, stored, until,
     with_spectrum,
 };
-
-fn until(rank: u32, tolerance: f64, precision: Precision) -> FactorSpec {
-    FactorSpec {
-        accuracy: Accuracy::Tolerance(Tolerance {
-            value: tolerance,
-            kind: ToleranceKind::Residual,
-            max_reads: 60,
-        }),
-        ..iterated(rank, 0, precision)
-    }
-}
 
 fn hands() -> Hands {
     Hands::one(2, 1 << 30)

@@ -6,24 +6,24 @@ use std::{
 };
 
 use coordinator::{
+    engine,
     factors::{Collector, Quality, Sink},
     failure::Failure,
-    farm::{EmbeddedOptions, InputError, Inputs, run_embedded},
-    job::resolved::{Accuracy, FactorSpec, Method, Precision, Tolerance, ToleranceKind, Which},
-    memory::{MemoryBlocks, blocks_of},
+    farm::{EmbeddedOptions, run_embedded},
+    job::resolved::{FactorSpec, Method, Precision, Which},
+    memory::blocks_of,
     plan::{Plan, Sides},
 };
 use shared::{
     farm::{
-        bytes::Bytes,
-        graph::{Graph, Input, Output},
+        graph::{Graph, Input, Output, Task},
         ids::{ContentHash, TaskId},
         sequential,
         work::Work,
     },
     svd::SvdWork,
 };
-use tests::{iterated, random_sparse, stored, with_spectrum};
+use tests::{iterated, random_sparse, stored, until, with_spectrum};
 
 #[derive(Default)]
 struct Rows {
@@ -128,31 +128,16 @@ fn only_matrix_and_job_decide_the_plan() {
     assert_ne!(plan, hash(&factor, Sides::BOTH));
 }
 
-struct Blocks {
-    blocks: MemoryBlocks,
-    made: HashMap<ContentHash, Bytes>,
-}
-
-impl Inputs for Blocks {
-    fn load(&self, hash: &ContentHash) -> Result<Bytes, InputError> {
-        match self.made.get(hash) {
-            Some(bytes) => Ok(bytes.clone()),
-            None => self.blocks.load(hash),
-        }
-    }
-}
-
 /// All of a plan that grows, from the first task to the last.
 fn grown(matrix: &sprs::CsMat<f64>, factor: &FactorSpec) -> Arc<Graph<SvdWork>> {
     let (facts, blocks) = blocks_of(matrix.view()).unwrap();
     let plan = Plan::new(&facts, factor, Sides::BOTH).unwrap();
-    let made = plan.made();
     let mut pilot = plan.pilot().expect("a plan that grows");
     let mut graph = Arc::clone(&plan.graph);
     run_embedded(
         Arc::clone(&plan.graph),
         plan.hash,
-        Arc::new(Blocks { blocks, made }),
+        engine::inputs(&plan, Arc::new(blocks)),
         &EmbeddedOptions::new(2, 1 << 30),
         &mut |task, block| {
             let longer = pilot.take(task, &block)?;
@@ -168,7 +153,7 @@ fn grown(matrix: &sprs::CsMat<f64>, factor: &FactorSpec) -> Arc<Graph<SvdWork>> 
     graph
 }
 
-fn reads(task: &shared::farm::graph::Task<SvdWork>) -> bool {
+fn reads(task: &Task<SvdWork>) -> bool {
     ["power", "verify", "lift"].contains(&task.work.verb())
 }
 
@@ -208,16 +193,11 @@ fn a_checkpoint_is_superseded_only_by_what_makes_up_for_it() {
         (&steep, 1e-3, Precision::F32, Method::Krylov),
         (&matrix, 1e-5, Precision::F32, Method::Gram),
     ] {
-        let mut factor = iterated(20, 0, precision);
-        factor.accuracy = Accuracy::Tolerance(Tolerance {
-            value: tolerance,
-            kind: ToleranceKind::Residual,
-            max_reads: 60,
-        });
+        let mut factor = until(20, tolerance, precision);
         factor.method = method;
         factor.block = Some(16);
         factor.basis = Some(112);
-        let graph = grown(&matrix.clone(), &factor);
+        let graph = grown(matrix, &factor);
         let mut contributors: HashMap<u32, Vec<usize>> = HashMap::new();
         for (index, task) in graph.tasks.iter().enumerate() {
             if let Output::Fold { accumulator, .. } = task.output {

@@ -93,6 +93,7 @@ pub struct Orders<'a, W, E> {
     /// Called about ten times a second and when a stage ends.
     pub progress: &'a mut dyn FnMut(&Progress),
     pub stop: &'a AtomicBool,
+    /// Agents in this process, if that is where they are.
     pub local: Option<&'a mut dyn Local>,
 }
 
